@@ -15,17 +15,30 @@ use rustix::process::{DumpableBehavior, Resource, Rlimit};
 use zeroize::Zeroize;
 
 /// Of `RLIMIT_CORE`: 0 still lets a crash handler in `core_pattern` have the memory; 1 switches that off too (core(5)).
-const NO_CORE: Rlimit = Rlimit {
-    current: Some(1),
-    maximum: Some(1),
-};
+const NO_CORE: u64 = 1;
 
 /// What every executable of the project does first: no core dump, no `ptrace` and no `/proc/PID/mem` for other processes
 /// of the same user, files that only their owner can read.
 pub fn harden_process() -> io::Result<()> {
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
-    rustix::process::setrlimit(Resource::Core, NO_CORE)?;
+    limit_core()?;
     rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
+    Ok(())
+}
+
+/// A hard limit of 0, as containers like to have, cannot be raised without privilege: there it stays.
+fn limit_core() -> io::Result<()> {
+    let hard = rustix::process::getrlimit(Resource::Core)
+        .maximum
+        .unwrap_or(NO_CORE)
+        .min(NO_CORE);
+    rustix::process::setrlimit(
+        Resource::Core,
+        Rlimit {
+            current: Some(hard),
+            maximum: Some(hard),
+        },
+    )?;
     Ok(())
 }
 
@@ -70,7 +83,7 @@ pub(crate) use child::prepare_child;
 #[cfg(feature = "host")]
 mod child {
     use std::io;
-    use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+    use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
     use std::os::unix::process::CommandExt;
     use std::process::Command;
     use std::sync::Arc;
@@ -78,15 +91,17 @@ mod child {
     use rustix::io::FdFlags;
     use rustix::process::{Pid, Resource, Signal};
 
-    use super::NO_CORE;
+    use super::limit_core;
 
-    /// Sets up what a child does between fork and exec: it dies with us, gains no privileges, dumps no core, and inherits
-    /// no descriptor but its standard ones and those in `kept`.
+    /// Sets up what a child does between fork and exec: it dies with us, leads a session of its own, gains no privileges,
+    /// dumps no core, and inherits no descriptor but its standard ones and those in `kept`.
+    ///
+    /// A session of its own is a process group of its own, so that one signal ends it with all it started; and it has no
+    /// controlling terminal, into which it could type commands (`TIOCSTI`) when an operator runs us by hand.
     ///
     /// The parent-death signal follows the *thread* that spawns (prctl(2)), so that thread must outlive the child.
     pub(crate) fn prepare_child(command: &mut Command, kept: Vec<Arc<OwnedFd>>) {
         let parent = rustix::process::getpid();
-        command.process_group(0);
         // SAFETY: between fork and exec only async-signal-safe things may be done. `between` makes raw system calls and
         // neither allocates, locks nor frees.
         unsafe {
@@ -100,7 +115,8 @@ mod child {
         if rustix::process::getppid() != Some(parent) {
             return Err(io::Error::from_raw_os_error(libc::ECANCELED));
         }
-        rustix::process::setrlimit(Resource::Core, NO_CORE)?;
+        rustix::process::setsid()?;
+        limit_core()?;
         rustix::thread::set_no_new_privs(true)?;
         close_on_exec_from(3)?;
         for descriptor in kept {
@@ -109,7 +125,7 @@ mod child {
         Ok(())
     }
 
-    /// Marks every descriptor from `first` on to be closed by exec (close_range(2), Linux 5.11).
+    /// Marks every descriptor from `first` on to be closed by exec (`close_range(2)`, Linux 5.11).
     fn close_on_exec_from(first: RawFd) -> io::Result<()> {
         // SAFETY: sets a flag on descriptors; none is closed here, so no owner loses one.
         let result = unsafe {
@@ -140,7 +156,6 @@ mod child {
                 Ok(()) | Err(rustix::io::Errno::BADF) => {}
                 Err(error) => return Err(error.into()),
             }
-            debug_assert!(descriptor.as_raw_fd() == number);
         }
         Ok(())
     }

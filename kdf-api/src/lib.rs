@@ -15,10 +15,19 @@ pub mod id;
 pub mod json;
 #[cfg(feature = "plugin")]
 pub mod plugin;
+#[cfg_attr(
+    not(all(feature = "host", feature = "plugin")),
+    allow(
+        dead_code,
+        unused_imports,
+        reason = "each end of the protocol uses half of it"
+    )
+)]
 pub mod protocol;
 mod role;
 pub mod secret;
 pub mod secret_text;
+pub mod trusted_path;
 pub mod wrap;
 
 pub use backend::{

@@ -11,9 +11,9 @@ use std::io::Write as _;
 
 use kdf_api::error::{Code, Error, Result};
 use kdf_api::hardening::scrubbed;
+use kdf_api::id;
 use kdf_api::protocol::SecretBuffer;
 use kdf_api::secret::{Key, Secret};
-use kdf_api::id;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use uuid::Uuid;
@@ -23,11 +23,21 @@ const FORMAT: &str = "kdf-file-key/";
 const VERSION: &str = "v1";
 /// The exact length of the line with its newline: 15 + 36 + 44 + 8 characters, three blanks and the newline.
 pub(crate) const LENGTH: usize = 107;
+/// Where the key begins in it.
+pub(crate) const KEY_AT: usize = 53;
 
 /// The line of a key.
 pub(crate) fn render(id: Uuid, key: &Key) -> SecretBuffer {
     let mut line = SecretBuffer::new();
-    for part in [FORMAT, VERSION, " ", &id.to_string(), " ", &key.as_secret().to_base64(), " "] {
+    for part in [
+        FORMAT,
+        VERSION,
+        " ",
+        &id.to_string(),
+        " ",
+        &key.as_secret().to_base64(),
+        " ",
+    ] {
         line.append(part.as_bytes());
     }
     let digest = scrubbed(|| Sha256::digest(key.expose()));
@@ -43,11 +53,15 @@ pub(crate) fn render(id: Uuid, key: &Key) -> SecretBuffer {
 /// version did.
 pub(crate) fn parse(content: &[u8]) -> Result<(Uuid, Key)> {
     let text = std::str::from_utf8(content).map_err(|_| not_a_key_file())?;
-    let (version, rest) =
-        text.strip_prefix(FORMAT).and_then(|rest| rest.split_once(' ')).ok_or_else(not_a_key_file)?;
+    let (version, rest) = text
+        .strip_prefix(FORMAT)
+        .and_then(|rest| rest.split_once(' '))
+        .ok_or_else(not_a_key_file)?;
     if version != VERSION && is_version(version) {
-        return Err(Error::new(Code::Unsupported, format!("is a key file of version {version}"))
-            .hint("it was written by a newer release: use that one"));
+        return Err(
+            Error::new(Code::Unsupported, format!("a key file of version {version}"))
+                .hint("it was written by a newer release: use that one"),
+        );
     }
     let mut words = rest.split(' ');
     let (Some(id), Some(key)) = (words.next().and_then(id::parse), words.next()) else {
@@ -55,7 +69,11 @@ pub(crate) fn parse(content: &[u8]) -> Result<(Uuid, Key)> {
     };
     let key = Secret::from_base64(key).and_then(Key::new).ok_or_else(damaged)?;
     // There is one way to write a key file, so whatever else differs, differs from this.
-    if bool::from(render(id, &key).as_bytes().ct_eq(content)) { Ok((id, key)) } else { Err(damaged()) }
+    if bool::from(render(id, &key).as_bytes().ct_eq(content)) {
+        Ok((id, key))
+    } else {
+        Err(damaged())
+    }
 }
 
 /// The id that a file claims, be the rest damaged: enough to know whose it is when it shall be destroyed.
@@ -71,19 +89,28 @@ fn is_version(text: &str) -> bool {
     })
 }
 
-fn not_a_key_file() -> Error {
-    Error::new(Code::Tampered, "is not a key file of kdf-file")
-        .hint("look whether the setting path names the right file")
+/// Something else lies there.
+pub(crate) fn not_a_key_file() -> Error {
+    Error::new(Code::Tampered, "not a key file of kdf-file").hint(
+        "see whether the setting path is right; if it is, bring the file back from a backup, or enrol anew",
+    )
 }
 
 fn damaged() -> Error {
-    Error::new(Code::Tampered, "is damaged or was altered: it does not match its checksum")
-        .hint("bring the file back from a backup, or enrol anew")
+    Error::new(
+        Code::Tampered,
+        "damaged or altered, it does not match its checksum",
+    )
+    .hint("bring the file back from a backup, or enrol anew")
 }
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+    #![allow(
+        clippy::unwrap_used,
+        clippy::indexing_slicing,
+        reason = "a test fails by panicking"
+    )]
     use proptest::prelude::*;
 
     use super::*;
@@ -95,7 +122,10 @@ mod tests {
     fn sample() -> (Uuid, Key) {
         let mut bytes = [0; 32];
         bytes.iter_mut().zip(0..).for_each(|(byte, value)| *byte = value);
-        (id::parse("6f2b1c0e-8a55-4d0b-9c3e-2f7a1b9d4e60").unwrap(), Key::copy_of(&bytes))
+        (
+            id::parse("6f2b1c0e-8a55-4d0b-9c3e-2f7a1b9d4e60").unwrap(),
+            Key::copy_of(&bytes),
+        )
     }
 
     #[test]
@@ -103,6 +133,7 @@ mod tests {
         let (id, key) = sample();
         assert_eq!(std::str::from_utf8(render(id, &key).as_bytes()).unwrap(), LINE);
         assert_eq!(LINE.len(), LENGTH);
+        assert!(LINE[KEY_AT..].starts_with("AAEC"));
         let (read_id, read_key) = parse(LINE.as_bytes()).unwrap();
         assert!(read_id == id && read_key.same_as(&key));
     }
@@ -115,7 +146,10 @@ mod tests {
             let mut flipped = LINE.as_bytes().to_vec();
             flipped[bit / 8] ^= 1 << (bit % 8);
             match parse(&flipped) {
-                Err(error) => assert!(matches!(error.code, Code::Tampered | Code::Unsupported), "bit {bit}"),
+                Err(error) => assert!(
+                    matches!(error.code, Code::Tampered | Code::Unsupported),
+                    "bit {bit}"
+                ),
                 Ok((other, same)) => assert!(other != id && same.same_as(&key), "bit {bit}"),
             }
         }
@@ -142,7 +176,11 @@ mod tests {
             &LINE.replace("v1", "v01"),
             &LINE.replace("v1", "vx"),
         ] {
-            let expected = if text.contains("v01") { Code::Unsupported } else { Code::Tampered };
+            let expected = if text.contains("v01") {
+                Code::Unsupported
+            } else {
+                Code::Tampered
+            };
             assert_eq!(code(text), expected, "{text:?}");
         }
         assert_eq!(code(&LINE.replace("v1", "v2")), Code::Unsupported);

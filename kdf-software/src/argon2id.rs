@@ -51,10 +51,9 @@ impl Preset {
     /// The preset of a name, on a machine with so many bytes of memory. One run may take half of it.
     pub(crate) fn named(name: &str, memory: u64) -> Result<Self> {
         let preset = match name {
-            "rfc9106-2" => Self::RFC_9106_2,
-            "small" => Self::SMALL,
             "auto" if memory >= Self::AMPLE => Self::RFC_9106_2,
-            "auto" => Self::SMALL,
+            "auto" | "small" => Self::SMALL,
+            "rfc9106-2" => Self::RFC_9106_2,
             _ => {
                 return Err(Error::new(
                     Code::InvalidRequest,
@@ -143,9 +142,8 @@ pub(crate) fn memory() -> Result<u64> {
         );
         system.process(pid)?.cgroup_limits()
     });
-    Ok(limit.map_or(system.total_memory(), |limit| {
-        system.total_memory().min(limit.total_memory)
-    }))
+    let total = system.total_memory();
+    Ok(limit.map_or(total, |limit| total.min(limit.total_memory)))
 }
 
 #[cfg(test)]

@@ -7,9 +7,11 @@ use kdf_api::{
     Kdf, Key, Needs, Parameter, Place, Result, Retire, State, Use, Values,
 };
 
+use serde_json::Value;
+
 use crate::argon2id::{Preset, memory};
 use crate::components::{Component, Finding, Survey, Wanted};
-use crate::enrolment::Enrolment;
+use crate::enrolment;
 use crate::kind::Kind;
 use crate::scheme::Scheme;
 use crate::selection::{Selection, UNREADABLE_HINT, unreadable_detail};
@@ -20,10 +22,19 @@ const MAX_FLOOR: u32 = 256;
 
 /// The fingerprint of the machine that this process runs on.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Software;
+#[non_exhaustive]
+pub struct KdfSoftware;
 
-impl Backend for Software {
-    type Enrolment = Enrolment;
+impl KdfSoftware {
+    /// Nothing is read before it is asked for.
+    pub const fn new() -> Self {
+        Self
+    }
+}
+
+impl Backend for KdfSoftware {
+    /// As it stands in JSON: what comes back is read anew at each call, with an error of its own for each fault.
+    type Enrolment = Value;
     type Role = Derives;
 
     fn describe(&self) -> Description {
@@ -69,8 +80,8 @@ impl Backend for Software {
                 "/sys/class/net",
                 "/sys/block",
                 "/sys/devices",
-                "/proc/cpuinfo",
-                "/proc/meminfo",
+                "/sys/fs/cgroup",
+                "/proc",
                 "/etc/machine-id",
             ]
             .map(str::to_owned)
@@ -80,7 +91,7 @@ impl Backend for Software {
         description
     }
 
-    fn enroll(&mut self, request: &EnrollRequest<'_>) -> Result<Enrolment> {
+    fn enroll(&mut self, request: &EnrollRequest<'_>) -> Result<Value> {
         let options = Options::read(request.options)?;
         let survey = Survey::of(&sysroot(&request.place)?, Wanted::Everything);
         let selection = Selection::of(&survey, options.components)?;
@@ -90,11 +101,11 @@ impl Backend for Software {
             options.floor_bits,
             options.allow_weak,
         )?;
-        Enrolment::of(&Scheme::bind(&selection.components, options.argon2.cost)?)
+        enrolment::write(&Scheme::bind(&selection.components(), options.argon2.cost)?)
     }
 
-    fn health(&mut self, enrolment: &Enrolment, at: &Place<'_>) -> Result<Health> {
-        let scheme = enrolment.parse()?;
+    fn health(&mut self, enrolment: &Value, at: &Place<'_>) -> Result<Health> {
+        let scheme = enrolment::read(enrolment)?;
         let survey = Survey::of(&sysroot(at)?, Wanted::Only(&scheme.kinds));
         let opened = present(&scheme, &survey).and_then(|components| scheme.open(&components).map(drop));
         match opened {
@@ -123,14 +134,14 @@ impl Backend for Software {
     }
 
     /// There is nothing on the device: without its enrolment a fingerprint gives no key.
-    fn retire(&mut self, _: Retire<'_, Enrolment>, _: &Place<'_>) -> Result<Destroyed> {
+    fn retire(&mut self, _: Retire<'_, Value>, _: &Place<'_>) -> Result<Destroyed> {
         Ok(Destroyed::default())
     }
 }
 
-impl Kdf for Software {
-    fn derive(&mut self, enrolment: &Enrolment, at: &Use<'_>) -> Result<Advised<Key>> {
-        let scheme = enrolment.parse()?;
+impl Kdf for KdfSoftware {
+    fn derive(&mut self, enrolment: &Value, at: &Use<'_>) -> Result<Advised<Key>> {
+        let scheme = enrolment::read(enrolment)?;
         let survey = Survey::of(&sysroot(&at.place)?, Wanted::Only(&scheme.kinds));
         let components = present(&scheme, &survey)?;
         Ok(scheme.open(&components)?.key(at.context).into())

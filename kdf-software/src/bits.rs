@@ -316,7 +316,10 @@ mod tests {
         ];
         assert_eq!(bits(&values), [0, 0]);
         // Of the UUID all but the first twelve digits, the version and the last digit.
-        let values = [(Kind::DmiProductUuid, RANDOM_UUID), (Kind::MachineId, "ffffffffffffff567a1901bb500035ce")];
+        let values = [
+            (Kind::DmiProductUuid, RANDOM_UUID),
+            (Kind::MachineId, "ffffffffffffff567a1901bb500035ce"),
+        ];
         assert_eq!(bits(&values), [(12 + 1) * 4, 0]);
     }
 

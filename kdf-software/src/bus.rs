@@ -16,7 +16,7 @@ pub(crate) fn path_of(sysroot: &Sysroot, device: &Path) -> Option<BusPath> {
     let device = fs::canonicalize(device).ok()?;
     let mut place = devices.clone();
     let mut words = Vec::new();
-    for name in device.strip_prefix(&devices).ok()?.iter() {
+    for name in device.strip_prefix(&devices).ok()? {
         place.push(name);
         let name = name.to_str()?;
         if is_removable(&place) {

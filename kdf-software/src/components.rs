@@ -285,3 +285,205 @@ fn disk(sysroot: &Sysroot, folder: &str) -> Option<Device> {
         reading,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{BOARD_SERIAL, Machine, PRODUCT_SERIAL};
+
+    fn found(machine: &Machine) -> Vec<(String, String)> {
+        let text = |component: &Component| {
+            let value = String::from_utf8_lossy(component.value.bytes()).into_owned();
+            (component.kind.to_string(), value)
+        };
+        Survey::of(&machine.sysroot(), Wanted::Everything)
+            .components
+            .iter()
+            .map(text)
+            .collect()
+    }
+
+    fn names(machine: &Machine) -> Vec<String> {
+        found(machine).into_iter().map(|(name, _)| name).collect()
+    }
+
+    #[test]
+    fn a_server_has_all_its_parts() {
+        let expected = [
+            ("dmi-product-uuid", "B08DFA6083E74567A1901BB500035CE1"),
+            ("dmi-product-serial", "8K2PXQ7R"),
+            ("dmi-board-serial", "/CN7016351B00AF/"),
+            ("mac@pci-0000:00:1f.6", "3CFDFE123456"),
+            ("disk@pci-0000:00:17.0-ata-1-scsi-0:0:0", "S3Z8NB0K123456"),
+            ("disk@pci-0000:00:17.0-ata-2-scsi-0:0:0", "S3Z8NB0K654321"),
+            ("cpu", "GENUINEINTEL/6/158/10"),
+            ("machine-id", "0D5B0E6A1F6A4F7F9D3C2B1A09F8E7D6"),
+        ];
+        let found = found(&Machine::server());
+        assert!(
+            found
+                .iter()
+                .map(|(name, value)| (name.as_str(), value.as_str()))
+                .eq(expected),
+            "{found:?}"
+        );
+    }
+
+    #[test]
+    fn a_board_without_dmi_has_its_device_tree() {
+        let machine = Machine::bare();
+        machine.write("sys/firmware/devicetree/base/serial-number", "10000000abcdef12\0");
+        machine.write(
+            "proc/cpuinfo",
+            "processor\t: 0\nCPU implementer\t: 0x41\nCPU architecture: 8\nCPU variant\t: 0x0\nCPU part\t: 0xd08\n\
+             CPU revision\t: 3\n",
+        );
+        machine.subsystem("sys/devices/platform/fd580000.ethernet", "bus/platform");
+        machine.network_card(
+            "end0",
+            Some("sys/devices/platform/fd580000.ethernet"),
+            "dc:a6:32:01:02:03\n",
+            "0",
+        );
+        machine.subsystem("sys/devices/platform/fe340000.mmc", "bus/platform");
+        machine.subsystem("sys/devices/platform/fe340000.mmc/mmc0/mmc0:aaaa", "bus/mmc");
+        machine.write(
+            "sys/devices/platform/fe340000.mmc/mmc0/mmc0:aaaa/serial",
+            "0x1a2b3c4d\n",
+        );
+        machine.disk(
+            "mmcblk0",
+            Some("sys/devices/platform/fe340000.mmc/mmc0/mmc0:aaaa"),
+            "0",
+        );
+        let found = found(&machine);
+        let expected = [
+            ("dt-serial", "10000000ABCDEF12"),
+            ("mac@platform-fd580000.ethernet", "DCA632010203"),
+            ("disk@platform-fe340000.mmc-mmc-aaaa", "0X1A2B3C4D"),
+            ("cpu", "0X41/8/0XD08/0X0/3"),
+        ];
+        assert!(
+            found
+                .iter()
+                .map(|(name, value)| (name.as_str(), value.as_str()))
+                .eq(expected),
+            "{found:?}"
+        );
+    }
+
+    #[test]
+    fn virtual_assigned_and_removable_devices_are_none() {
+        let machine = Machine::bare();
+        machine.network_card("docker0", None, "02:42:ac:11:00:02\n", "3");
+        let random = machine.pci("0000:01:00.0");
+        machine.network_card("wlan0", Some(&random), "3c:fd:fe:aa:bb:cc\n", "1");
+        let thunderbolt = machine.pci("0000:05:00.0");
+        machine.write(&format!("{thunderbolt}/removable"), "removable\n");
+        machine.network_card("dock0", Some(&thunderbolt), "3c:fd:fe:aa:bb:cd\n", "0");
+        let controller = machine.pci("0000:00:14.0");
+        let hub = format!("{controller}/usb1");
+        machine.subsystem(&hub, "bus/usb");
+        machine.write(&format!("{hub}/devpath"), "0\n");
+        machine.write(&format!("{hub}/removable"), "unknown\n");
+        for (port, removable, name) in [("1-1", "unknown", "usb0"), ("1-2", "fixed", "eth0")] {
+            let device = format!("{hub}/{port}");
+            machine.subsystem(&device, "bus/usb");
+            machine.write(&format!("{device}/devpath"), "1\n");
+            machine.write(&format!("{device}/removable"), &format!("{removable}\n"));
+            let interface = format!("{device}/{port}:1.0");
+            machine.subsystem(&interface, "bus/usb");
+            machine.network_card(name, Some(&interface), "b8:27:eb:01:02:03\n", "0");
+        }
+        let card_reader = machine.pci("0000:06:00.0");
+        machine.write(&format!("{card_reader}/serial"), "S3Z8NB0K123456\n");
+        machine.disk("sdz", Some(&card_reader), "1");
+        assert_eq!(
+            names(&machine),
+            ["mac@pci-0000:00:14.0-usb-2"],
+            "what is soldered on is part of the machine"
+        );
+    }
+
+    #[test]
+    fn one_component_for_each_bus_path() {
+        let machine = Machine::bare();
+        let card = machine.pci("0000:03:00.0");
+        for (name, port, address) in [
+            ("a", "1", "3c:fd:fe:00:00:01\n"),
+            ("b", "0", "3c:fd:fe:00:00:02\n"),
+            ("c", "0", "3c:fd:fe:00:00:03\n"),
+        ] {
+            machine.network_card(name, Some(&card), address, "0");
+            machine.write(&format!("sys/class/net/{name}/dev_port"), port);
+        }
+        let expected = ("mac@pci-0000:03:00.0".to_owned(), "3CFDFE000002".to_owned());
+        assert_eq!(found(&machine), [expected]);
+    }
+
+    #[test]
+    fn a_disk_without_a_serial_number_has_its_world_wide_name() {
+        let machine = Machine::bare();
+        let disk = machine.pci("0000:04:00.0");
+        machine.write(&format!("{disk}/serial"), "0\n");
+        machine.write(&format!("{disk}/wwid"), "naa.5000c500a1b2c3d4\n");
+        machine.disk("nvme0n1", Some(&disk), "0");
+        assert_eq!(found(&machine).remove(0).1, "NAA.5000C500A1B2C3D4");
+    }
+
+    #[test]
+    fn a_link_out_of_the_root_is_no_device() {
+        let machine = Machine::bare();
+        machine.network_card("eth0", None, "3c:fd:fe:12:34:56\n", "0");
+        let outside = tempfile::tempdir();
+        let link = machine.path("sys/class/net/eth0/device");
+        assert!(outside.is_ok_and(|outside| std::os::unix::fs::symlink(outside.path(), link).is_ok()));
+        assert_eq!(names(&machine), Vec::<String>::new());
+    }
+
+    #[test]
+    fn findings() {
+        let machine = Machine::server();
+        machine.close_dmi("board_serial");
+        machine.remove_dmi("product_serial");
+        let survey = Survey::of(&machine.sysroot(), Wanted::Everything);
+        assert!(matches!(survey.find(&Kind::DmiProductUuid), Finding::Present(_)));
+        assert!(matches!(survey.find(&Kind::DmiProductSerial), Finding::Absent));
+        assert!(matches!(survey.find(&Kind::DmiChassisSerial), Finding::Junk));
+        assert!(matches!(
+            survey.find(&Kind::DmiBoardSerial),
+            Finding::Unreadable(_)
+        ));
+        assert!(
+            survey
+                .unreadable_counting()
+                .map(|(kind, _)| kind)
+                .eq([&Kind::DmiBoardSerial])
+        );
+    }
+
+    #[test]
+    fn devices_that_cannot_be_listed_are_not_absent() {
+        let machine = Machine::bare();
+        machine.write("sys/class/net", "");
+        machine.close("sys/class/net");
+        let survey = Survey::of(&machine.sysroot(), Wanted::Everything);
+        let kind = Kind::parse("mac@pci-0000:00:1f.6");
+        assert!(kind.is_some_and(|kind| matches!(survey.find(&kind), Finding::Unreadable(_))));
+    }
+
+    #[test]
+    fn only_what_is_wanted_is_read() {
+        let machine = Machine::bare();
+        machine.dmi("product_serial", PRODUCT_SERIAL);
+        machine.dmi("board_serial", BOARD_SERIAL);
+        let survey = Survey::of(&machine.sysroot(), Wanted::Only(&[Kind::DmiBoardSerial]));
+        assert!(
+            survey
+                .components
+                .iter()
+                .map(|component| &component.kind)
+                .eq([&Kind::DmiBoardSerial])
+        );
+    }
+}

@@ -1,20 +1,21 @@
 //! The enrolment as it is stored: what `enroll` gives out, and what anybody may have changed when it comes back.
 
 use base64ct::{Base64, Encoding};
-use kdf_api::{Code, Error, Result};
+use kdf_api::{Code, Error, Result, json};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::argon2id::Cost;
 use crate::kind::Kind;
 use crate::scheme::{MAX_COMPONENTS, Scheme, Subset};
 
-/// The public record of an enrolment. Holds no raw material of the fingerprint, and nothing in it chooses a file.
+/// The fields as they stand in JSON. No raw material of the fingerprint, and nothing that chooses a file.
 ///
 /// The format has room for enrolments that tolerate changes (`t` of `n`, with one subset for each way to choose them); this
 /// release makes and reads those with `t` = `n`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Enrolment {
+struct Stored {
     v: u64,
     t: u8,
     n: u8,
@@ -26,7 +27,7 @@ pub struct Enrolment {
     tags: Vec<String>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct StoredSubset {
     salt: String,
@@ -35,34 +36,47 @@ struct StoredSubset {
 
 const VERSION: u64 = 1;
 
-impl Enrolment {
-    pub(crate) fn of(scheme: &Scheme) -> Result<Self> {
-        let count = u8::try_from(scheme.kinds.len())
-            .map_err(|_| Error::new(Code::Internal, "an enrolment with too many components"))?;
-        Ok(Self {
-            v: VERSION,
-            t: count,
-            n: count,
-            kinds: scheme.kinds.iter().map(ToString::to_string).collect(),
-            salt: Base64::encode_string(&scheme.salt),
-            argon2: scheme.cost,
-            subsets: vec![StoredSubset {
-                salt: Base64::encode_string(&scheme.subset.salt),
-                mask: Base64::encode_string(&scheme.subset.mask),
-            }],
-            commitment: Base64::encode_string(&scheme.commitment),
-            tags: scheme.tags.iter().map(|tag| Base64::encode_string(tag)).collect(),
-        })
-    }
+/// The stored form of a scheme.
+pub(crate) fn write(scheme: &Scheme) -> Result<Value> {
+    let internal = || Error::new(Code::Internal, "the enrolment cannot be written");
+    let count = u8::try_from(scheme.kinds.len()).map_err(|_| internal())?;
+    serde_json::to_value(Stored {
+        v: VERSION,
+        t: count,
+        n: count,
+        kinds: scheme.kinds.iter().map(ToString::to_string).collect(),
+        salt: Base64::encode_string(&scheme.salt),
+        argon2: scheme.cost,
+        subsets: vec![StoredSubset {
+            salt: Base64::encode_string(&scheme.subset.salt),
+            mask: Base64::encode_string(&scheme.subset.mask),
+        }],
+        commitment: Base64::encode_string(&scheme.commitment),
+        tags: scheme.tags.iter().map(|tag| Base64::encode_string(tag)).collect(),
+    })
+    .map_err(|_| internal())
+}
 
-    /// Reads it with every bound checked, before any of it costs time or memory.
-    pub(crate) fn parse(&self) -> Result<Scheme> {
-        if self.v != VERSION {
+/// Reads the stored form. The version comes first, so that another release's enrolment is told from a malformed one.
+pub(crate) fn read(enrolment: &Value) -> Result<Scheme> {
+    match enrolment.get("v").and_then(Value::as_u64) {
+        Some(VERSION) => {}
+        Some(other) => {
             return Err(
-                Error::new(Code::Unsupported, format!("the enrolment has version {}", self.v))
+                Error::new(Code::Unsupported, format!("the enrolment has version {other}"))
                     .hint("it was written by a newer release: use that one"),
             );
         }
+        None => return Err(malformed("v", "missing")),
+    }
+    let stored: Stored = json::from_value(enrolment)
+        .map_err(|fault| Error::new(Code::InvalidRequest, format!("the enrolment {fault}")))?;
+    stored.parse()
+}
+
+impl Stored {
+    /// Checks every bound, before any of it costs time or memory.
+    fn parse(&self) -> Result<Scheme> {
         let count = usize::from(self.n);
         if !(1..=MAX_COMPONENTS).contains(&count) || self.t == 0 || self.t > self.n {
             return Err(malformed("t and n", "out of bounds"));

@@ -18,7 +18,7 @@
 //!
 //! # Use
 //!
-//! As an executable: `kdf-software --kdf-protocol=1`. As a library: [`Software`] is a [`kdf_api::Kdf`].
+//! As an executable: `kdf-software --kdf-protocol=1`. As a library: [`KdfSoftware`] is a [`kdf_api::Kdf`].
 //!
 //! Enrol as the user who will derive. The kernel lets only root read most of what counts; a component that is there and
 //! cannot be read is told as such (`unavailable`), never as a changed machine.
@@ -35,7 +35,10 @@ mod kind;
 mod scheme;
 mod selection;
 mod sysroot;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 mod value;
 
-pub use backend::Software;
-pub use enrolment::Enrolment;
+pub use backend::KdfSoftware;

@@ -191,3 +191,85 @@ fn push_kind(to: &mut Vec<u8>, kind: &Kind) -> Result<()> {
 fn too_long() -> Error {
     Error::new(Code::Internal, "a component does not fit its encoding")
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(
+        clippy::unwrap_used,
+        clippy::indexing_slicing,
+        reason = "a test fails by panicking"
+    )]
+    use base64ct::{Base64, Encoding};
+    use serde_json::Value as Json;
+
+    use super::*;
+    use crate::enrolment;
+    use crate::value::Value;
+
+    const VECTORS: &str = include_str!("../tests/vectors/kdf-software.json");
+
+    fn components(vector: &Json) -> Vec<Component> {
+        let read = |component: &Json| Component {
+            kind: Kind::parse(component["kind"].as_str().unwrap()).unwrap(),
+            value: Value::canonical(&Base64::decode_vec(component["raw"].as_str().unwrap()).unwrap()),
+        };
+        vector["components"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(read)
+            .collect()
+    }
+
+    fn hex(text: &Json) -> Vec<u8> {
+        base16ct::lower::decode_vec(text.as_str().unwrap()).unwrap()
+    }
+
+    /// The frozen text of the derivations, as another implementation reads it.
+    #[test]
+    fn known_answers() {
+        let vectors: Json = serde_json::from_str(VECTORS).unwrap();
+        let vectors = vectors["vectors"].as_array().unwrap();
+        assert_eq!(vectors.len(), 3);
+        for vector in vectors {
+            let components = components(vector);
+            let components: Vec<&Component> = components.iter().collect();
+            assert_eq!(encode(&components).unwrap().as_slice(), hex(&vector["encoded"]));
+            for (component, known) in components.iter().zip(vector["components"].as_array().unwrap()) {
+                assert_eq!(
+                    component.value.bytes(),
+                    known["value"].as_str().unwrap().as_bytes()
+                );
+            }
+            let known = enrolment::read(&vector["enrolment"]).unwrap();
+            let secret = Key::new(Secret::take(hex(&vector["secret"]))).unwrap();
+            let made =
+                Scheme::bind_secret(&secret, &components, known.cost, known.salt, known.subset.salt).unwrap();
+            assert_eq!(made, known);
+            assert_eq!(enrolment::write(&made).unwrap(), vector["enrolment"]);
+            let opened = known.open(&components).unwrap();
+            for key in vector["keys"].as_array().unwrap() {
+                let context = Context::parse(key["context"].as_str().unwrap()).unwrap();
+                assert_eq!(opened.key(&context).expose().as_slice(), hex(&key["key"]));
+            }
+        }
+    }
+
+    #[test]
+    fn the_encoding_tells_apart_what_joins_alike() {
+        let component = |kind, value: &str| Component {
+            kind,
+            value: Value::canonical(value.as_bytes()),
+        };
+        let one = [
+            component(Kind::DmiProductSerial, "AB"),
+            component(Kind::DmiBoardSerial, "C"),
+        ];
+        let other = [
+            component(Kind::DmiProductSerial, "A"),
+            component(Kind::DmiBoardSerial, "BC"),
+        ];
+        let encoded = |components: &[Component; 2]| encode(&components.each_ref()).unwrap();
+        assert_ne!(encoded(&one).as_slice(), encoded(&other).as_slice());
+    }
+}

@@ -1,5 +1,7 @@
 //! Which components an enrolment uses, and whether they are worth it.
 
+use std::fmt;
+
 use kdf_api::{Code, Detail, Error, Result};
 
 use crate::bits;
@@ -12,16 +14,21 @@ pub(crate) const UNREADABLE_HINT: &str = "the kernel lets only root read serial 
      systemd-tmpfiles give the service's group read access to them at boot (`z /sys/class/dmi/id/product_uuid 0440 root \
      GROUP`), and enrol as the user who will derive";
 
-/// Components to enrol with, and the bits of each.
+/// What to do where a machine has too little of its own.
+const WEAK_HINT: &str = "put a key file that is not on this disk beside it (kdf-file, under a policy that needs both), or \
+     use a TPM";
+
+/// Components to enrol with, and what they are worth.
 pub(crate) struct Selection<'a> {
-    pub(crate) components: Vec<&'a Component>,
-    bits: Vec<u32>,
+    /// Those that were considered, with their bits. By default those with 0 bits are left out.
+    considered: Vec<(&'a Component, u32)>,
+    by_name: bool,
 }
 
 impl<'a> Selection<'a> {
     /// All components that count, or exactly those named (`kind,kind`), which may be of kinds with 0 bits.
-    pub(crate) fn of(survey: &'a Survey, named: Option<&str>) -> Result<Self> {
-        let chosen: Vec<&Component> = match named {
+    pub(crate) fn of(survey: &'a Survey, only: Option<&str>) -> Result<Self> {
+        let chosen: Vec<&Component> = match only {
             Some(names) => find_named(survey, names)?,
             None => survey
                 .components
@@ -31,17 +38,26 @@ impl<'a> Selection<'a> {
         };
         let is_chosen = |component: &Component| chosen.iter().any(|chosen| chosen.kind == component.kind);
         // What the disk shows takes bits from the others, whether it is used or not.
-        let weighed: Vec<&Component> = survey
-            .components
+        let mut weighed: Vec<&Component> = survey.components.iter().collect();
+        weighed.retain(|component| is_chosen(component) || !component.kind.counts());
+        let bits = bits::count(&weighed);
+        let considered = weighed
+            .into_iter()
+            .zip(bits)
+            .filter(|(component, _)| is_chosen(component));
+        Ok(Self {
+            considered: considered.collect(),
+            by_name: only.is_some(),
+        })
+    }
+
+    /// The components to enrol with, in the order of their kinds.
+    pub(crate) fn components(&self) -> Vec<&'a Component> {
+        let used = self
+            .considered
             .iter()
-            .filter(|component| is_chosen(component) || !component.kind.counts())
-            .collect();
-        let (components, bits) = weighed
-            .iter()
-            .zip(bits::count(&weighed))
-            .filter(|(component, bits)| is_chosen(component) && (named.is_some() || *bits > 0))
-            .unzip();
-        Ok(Self { components, bits })
+            .filter(|(_, bits)| self.by_name || *bits > 0);
+        used.map(|(component, _)| *component).collect()
     }
 
     /// Refuses what somebody with a copy of the disk could guess: fewer bits than `floor`, those of Argon2id included.
@@ -52,41 +68,33 @@ impl<'a> Selection<'a> {
         floor: u32,
         allow_weak: bool,
     ) -> Result<()> {
-        let bits: u32 = self.bits.iter().sum();
+        let bits: u32 = self.considered.iter().map(|(_, bits)| bits).sum();
         let total = bits + argon2_bits;
         if bits > 0 && (total >= floor || allow_weak) {
             return Ok(());
         }
-        let unreadable: Vec<_> = survey.unreadable_counting().collect();
-        let mut error = if bits == 0 {
-            Error::new(
-                if unreadable.is_empty() {
-                    Code::Insecure
-                } else {
-                    Code::Unavailable
-                },
-                "no component of this machine tells it from a copy of its disk",
-            )
+        let message = if bits == 0 {
+            format!("nothing here tells this machine from a copy of its disk: {self}")
         } else {
-            Error::new(
-                if unreadable.is_empty() {
-                    Code::Insecure
-                } else {
-                    Code::Unavailable
-                },
-                format!(
-                    "the fingerprint has {bits} bits and Argon2id adds {argon2_bits}: {total} in all, below the floor \
-                     of {floor}: {self}"
-                ),
+            format!(
+                "the fingerprint has {bits} bits and Argon2id adds {argon2_bits}: {total} in all, below the floor of \
+                 {floor}: {self}"
             )
         };
-        error.hint = Some(if unreadable.is_empty() {
-            "put a key file that is not on this disk beside it (kdf-file, with a policy that needs both), or use a TPM"
-                .to_owned()
+        let unreadable: Vec<_> = survey.unreadable_counting().collect();
+        // What this user cannot read might be enough.
+        let mut error = if unreadable.is_empty() {
+            Error::new(Code::Insecure, message).hint(WEAK_HINT)
         } else {
-            UNREADABLE_HINT.to_owned()
-        });
-        error.details = self.details();
+            Error::new(Code::Unavailable, message).hint(UNREADABLE_HINT)
+        };
+        error
+            .details
+            .extend(self.considered.iter().map(|(component, bits)| Detail {
+                name: component.kind.to_string(),
+                value: format!("{bits} bits"),
+                hint: None,
+            }));
         error.details.extend(
             unreadable
                 .into_iter()
@@ -94,25 +102,19 @@ impl<'a> Selection<'a> {
         );
         Err(error)
     }
-
-    fn details(&self) -> Vec<Detail> {
-        let detail = |(component, bits): (&&Component, &u32)| Detail {
-            name: component.kind.to_string(),
-            value: format!("{bits} bits"),
-            hint: None,
-        };
-        self.components.iter().zip(&self.bits).map(detail).collect()
-    }
 }
 
-impl std::fmt::Display for Selection<'_> {
-    /// `dmi-board-serial 32, dt-serial 0`.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for (index, (component, bits)) in self.components.iter().zip(&self.bits).enumerate() {
-            let comma = if index == 0 { "" } else { ", " };
-            write!(f, "{comma}{} {bits}", component.kind)?;
+impl fmt::Display for Selection<'_> {
+    /// `dmi-product-serial 32, dmi-board-serial 0`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let each = self
+            .considered
+            .iter()
+            .map(|(component, bits)| format!("{} {bits}", component.kind));
+        match each.collect::<Vec<_>>().join(", ") {
+            none if none.is_empty() => f.write_str("no component that counts"),
+            some => f.write_str(&some),
         }
-        Ok(())
     }
 }
 
@@ -140,7 +142,7 @@ fn find_named<'a>(survey: &'a Survey, names: &str) -> Result<Vec<&'a Component>>
             .ok_or_else(|| refused("components names a kind that does not exist".to_owned()))?;
         match survey.find(&kind) {
             Finding::Present(component) if chosen.iter().all(|chosen| chosen.kind != kind) => {
-                chosen.push(component)
+                chosen.push(component);
             }
             Finding::Present(_) => return Err(refused(format!("components names {kind} twice"))),
             Finding::Absent => return Err(refused(format!("this machine has no {kind}"))),

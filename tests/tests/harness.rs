@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use unsealer_tests::openbao::{OpenBao, Options, Storage};
-use unsealer_tests::process::{Guard, Process, listens, processes_below, processes_with, run};
+use unsealer_tests::process::{Guard, Process, bin, listens, processes_below, processes_with, run};
 use unsealer_tests::{http, wait};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -224,6 +224,27 @@ fn a_killed_test_process_leaves_no_server() {
     wait::until("the server dies with it", SOON, || {
         processes_with(&folder).is_empty()
     });
+}
+
+#[test]
+fn a_missing_program_names_what_brings_it() {
+    let failure = std::panic::catch_unwind(|| bin("no-such-program")).expect_err("it fails");
+    let message = failure.downcast_ref::<String>().unwrap();
+    assert!(
+        message.ends_with("/no-such-program is not here: run `make build`"),
+        "{message}"
+    );
+
+    // The cache is named by the environment, so another test process is told to look where nothing is.
+    let empty = tempfile::tempdir().unwrap();
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command
+        .args(["a_server_outlives_the_thread_that_started_it", "--exact"])
+        .env("UNSEALER_CACHE", empty.path());
+    let finished = run(&mut command, b"", SOON);
+    assert_ne!(finished.code(), 0);
+    let said = finished.stdout_text() + &finished.stderr_text();
+    assert!(said.contains("OpenBao is not here: run `make setup`"), "{said}");
 }
 
 #[test]

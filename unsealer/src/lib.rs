@@ -1,1 +1,39 @@
-//! Placeholder.
+//! The unsealer: keeps HashiCorp Vault and OpenBao servers unsealed without anyone typing key shares, and without the
+//! shares ever lying readable on a disk.
+//!
+//! The shares live in a [`keyring`], encrypted under a data key that its [`slots`] wrap: KDF executables, invoked by path,
+//! rooted in something that a copied disk does not have. This crate is the program; its modules are public for the tests
+//! that cross crates, and promise no stability as a library.
+//!
+//! | module | one idea |
+//! |---|---|
+//! | [`cli`] | the command line |
+//! | [`commands`] | one command a file |
+//! | [`config`], [`places`], [`credentials`] | what runs, where things are, where secrets come from |
+//! | [`keyring`] | the file format |
+//! | [`state`] | what is remembered between runs, and how it is written |
+//! | [`open`] | opening and saving the keyring in the one right order |
+//! | [`slots`] | from a slot to its program to the data key |
+//! | [`vault`] | the servers |
+//! | [`report`], [`error`], [`exit`] | what people and scripts read |
+//! | [`fault`] | where tests stop the process |
+#![forbid(unsafe_code)]
+
+pub mod app;
+pub mod cli;
+pub mod commands;
+pub mod config;
+pub mod credentials;
+pub mod error;
+pub mod exit;
+pub mod fault;
+pub mod keyring;
+pub mod open;
+pub mod places;
+pub mod report;
+pub mod slots;
+pub mod state;
+pub mod vault;
+
+pub use error::Error;
+pub use exit::Exit;

@@ -6,7 +6,8 @@
 mod cli;
 mod serve;
 
-use std::io::Write;
+use std::fmt::Write as _;
+use std::io::Write as _;
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 
@@ -52,13 +53,13 @@ fn complain(device: &mut dyn Device, error: &Error) -> ExitCode {
         .map_or_else(|_| "kdf".to_owned(), |described| described.description.name);
     let mut text = format!("{name}: {error}\n");
     for detail in &error.details {
-        text.push_str(&format!("  {}: {}\n", detail.name, detail.value));
+        let _ = writeln!(text, "  {}: {}", detail.name, detail.value);
         if let Some(hint) = &detail.hint {
-            text.push_str(&format!("    {hint}\n"));
+            let _ = writeln!(text, "    {hint}");
         }
     }
     if let Some(hint) = &error.hint {
-        text.push_str(&format!("  {hint}\n"));
+        let _ = writeln!(text, "  {hint}");
     }
     // Nobody is left to tell if stderr is gone.
     let _ = std::io::stderr().write_all(text.as_bytes());

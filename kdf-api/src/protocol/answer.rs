@@ -16,7 +16,6 @@ use crate::secret::{Key, Secret};
 use crate::secret_text::FromBase64;
 
 /// An answer as a program writes it.
-#[cfg(feature = "plugin")]
 #[derive(Debug)]
 pub(crate) enum Answer {
     Described(Box<Described>),
@@ -28,7 +27,6 @@ pub(crate) enum Answer {
     Destroyed(Destroyed),
 }
 
-#[cfg(feature = "plugin")]
 impl Serialize for Answer {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         #[derive(Serialize)]
@@ -83,7 +81,6 @@ impl Serialize for Answer {
 }
 
 /// Writes an answer or an error as the message that it is.
-#[cfg(feature = "plugin")]
 pub(crate) fn write(outcome: &Result<Answer>) -> super::SecretBuffer {
     #[derive(Serialize)]
     #[serde(rename_all = "lowercase")]
@@ -151,7 +148,7 @@ impl From<WireError> for Error {
             tries_left: wire.tries_left,
             details: wire
                 .details
-                .into_iter()
+                .iter()
                 .take(MAX_DETAILS)
                 .map(printable_detail)
                 .collect(),
@@ -177,7 +174,7 @@ pub(crate) fn printable(text: &str) -> String {
     shown
 }
 
-fn printable_detail(detail: Detail) -> Detail {
+fn printable_detail(detail: &Detail) -> Detail {
     Detail {
         name: printable(&detail.name),
         value: printable(&detail.value),
@@ -244,7 +241,6 @@ const LEAST_MAX_SECRET: usize = 64;
 
 impl DescribedAnswer {
     /// The description, or what is wrong with it.
-    #[cfg(feature = "host")]
     pub(crate) fn accept(self) -> std::result::Result<Described, &'static str> {
         let names = [&self.name, &self.version, &self.root_of_trust];
         if names
@@ -369,7 +365,7 @@ impl HealthAnswer {
     pub(crate) fn accept(self) -> Health {
         let details = self
             .details
-            .into_iter()
+            .iter()
             .take(MAX_DETAILS)
             .map(printable_detail)
             .collect();
@@ -402,7 +398,6 @@ impl DestroyedAnswer {
 pub(crate) type Read<T> = std::result::Result<Result<T>, String>;
 
 /// Reads a program's answer: the outer result is about the protocol, the inner one is what the program said.
-#[cfg(feature = "host")]
 pub(crate) fn read<'a, T: Deserialize<'a>>(message: &'a [u8], succeeded: bool) -> Read<T> {
     #[derive(Deserialize)]
     struct Message<T> {
@@ -420,7 +415,7 @@ pub(crate) fn read<'a, T: Deserialize<'a>>(message: &'a [u8], succeeded: bool) -
     }
 }
 
-#[cfg(all(test, feature = "plugin", feature = "host"))]
+#[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
     use proptest::prelude::*;

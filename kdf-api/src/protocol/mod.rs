@@ -17,18 +17,13 @@ use crate::json::Limits;
 
 pub use buffer::SecretBuffer;
 
-#[cfg(feature = "host")]
 pub(crate) use answer::read as read_answer;
-#[cfg(feature = "plugin")]
 pub(crate) use answer::{Answer, write as write_answer};
-#[cfg(feature = "host")]
 pub(crate) use answer::{
     DerivedAnswer, DescribedAnswer, DestroyedAnswer, EnrolledAnswer, HealthAnswer, UnwrappedAnswer,
     WrappedAnswer,
 };
-#[cfg(feature = "host")]
 pub(crate) use request::Outgoing;
-#[cfg(feature = "plugin")]
 pub(crate) use request::{Asked, Incoming};
 
 /// The protocol's version.

@@ -13,11 +13,10 @@ use crate::context::Context;
 use crate::error::{Code, Error, Result};
 use crate::json;
 use crate::secret::Secret;
-#[cfg(feature = "plugin")]
 use crate::secret_text::FromBase64;
 
 /// A request as a host writes it: what a verb does not take is left out.
-#[cfg(feature = "host")]
+#[allow(clippy::ref_option_ref, reason = "serde's derive hands fields by reference")]
 #[derive(Serialize)]
 pub(crate) struct Outgoing<'a> {
     pub(crate) verb: Verb,
@@ -42,7 +41,6 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) credentials: Option<&'a Credentials>,
 }
 
-#[cfg(feature = "host")]
 impl Outgoing<'_> {
     /// A request with a verb and nothing else.
     pub(crate) fn new(verb: Verb) -> Self {
@@ -75,7 +73,6 @@ impl Outgoing<'_> {
 }
 
 /// A request as a program reads it.
-#[cfg(feature = "plugin")]
 #[derive(Debug)]
 pub(crate) struct Incoming {
     pub(crate) asked: Asked,
@@ -84,7 +81,6 @@ pub(crate) struct Incoming {
 }
 
 /// What is asked for.
-#[cfg(feature = "plugin")]
 #[derive(Debug)]
 pub(crate) enum Asked {
     Describe,
@@ -117,11 +113,10 @@ pub(crate) enum Asked {
     },
 }
 
-#[cfg(feature = "plugin")]
 impl Incoming {
     /// Reads a request. Whatever is malformed is [`Code::InvalidRequest`]; an unknown verb [`Code::Unsupported`].
     pub(crate) fn read(message: &[u8]) -> Result<Self> {
-        json::check(message, LIMITS).map_err(refuse)?;
+        json::check(message, LIMITS).map_err(|fault| refuse(&fault))?;
         let Head { verb } = typed(message)?;
         let Some(verb) = Verb::from_name(&verb) else {
             return Err(Error::new(
@@ -226,7 +221,6 @@ impl Incoming {
     }
 }
 
-#[cfg(feature = "plugin")]
 mod forms {
     use super::{BTreeMap, Deserialize, FromBase64, Value};
 
@@ -282,20 +276,16 @@ mod forms {
     }
 }
 
-#[cfg(feature = "plugin")]
 use forms::{Common, Derive, Enroll, Head, Health, Retire, Unwrap, Wrap};
 
-#[cfg(feature = "plugin")]
 fn typed<'a, T: Deserialize<'a>>(message: &'a [u8]) -> Result<T> {
-    json::typed(message).map_err(refuse)
+    json::typed(message).map_err(|fault| refuse(&fault))
 }
 
-#[cfg(feature = "plugin")]
-fn refuse(fault: json::Fault) -> Error {
+fn refuse(fault: &json::Fault) -> Error {
     Error::new(Code::InvalidRequest, format!("the request {fault}"))
 }
 
-#[cfg(feature = "plugin")]
 fn object(value: Value) -> Result<Value> {
     if value.is_object() {
         Ok(value)
@@ -308,7 +298,6 @@ fn object(value: Value) -> Result<Value> {
 }
 
 /// The one text form of an id: version 4, lower case, hyphenated (RFC 9562).
-#[cfg(feature = "plugin")]
 fn uuid(text: &str) -> Result<Uuid> {
     crate::id::parse(text).ok_or_else(|| {
         Error::new(
@@ -318,7 +307,7 @@ fn uuid(text: &str) -> Result<Uuid> {
     })
 }
 
-#[cfg(all(test, feature = "plugin", feature = "host"))]
+#[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
     use proptest::prelude::*;

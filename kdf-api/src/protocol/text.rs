@@ -1,4 +1,9 @@
 //! How named values and secrets stand in a message.
+#![allow(
+    clippy::ref_option_ref,
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde hands fields by reference"
+)]
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
@@ -6,12 +11,10 @@ use crate::backend::{Credentials, Values};
 use crate::secret::{Key, Secret};
 use crate::secret_text::Base64Of;
 
-#[cfg(feature = "plugin")]
 pub(super) fn key<S: Serializer>(key: &Key, serializer: S) -> Result<S::Ok, S::Error> {
     Base64Of(key.as_secret()).serialize(serializer)
 }
 
-#[cfg(feature = "plugin")]
 pub(super) fn secret<S: Serializer>(secret: &Secret, serializer: S) -> Result<S::Ok, S::Error> {
     Base64Of(secret).serialize(serializer)
 }

@@ -1,0 +1,308 @@
+#!/usr/bin/python3
+"""Reads a keyring without unsealer: an independent reader, written from docs/keyring.md and docs/wrapped-secret.md.
+
+It is for the day when the program is not at hand, and it proves that the specification is enough. It writes nothing. It
+needs Python 3 and python3-cryptography. Secrets come from files or stdin (`-`), never from the command line.
+
+What is public, to get a slot's key by hand (nothing in it is authenticated yet):
+    read_keyring.py KEYRING --slots                  the slots, one a line: name, kind, program
+    read_keyring.py KEYRING --enrolment SLOT         what the slot's program needs back
+    read_keyring.py KEYRING --kept SLOT              what it keeps (kind keep)
+    read_keyring.py KEYRING --context SLOT           what the slot's key is for
+
+What is secret, once every check has passed:
+    read_keyring.py KEYRING --data-key FILE          with the data key itself
+    read_keyring.py KEYRING --slot SLOT --key FILE   with a slot's key: what its program derives for the context (kind
+                                                     derive), what it unwraps from what it keeps (kind keep), or the
+                                                     line that the hook prints (kind hook)
+A FILE holds 32 bytes in base64 or hex; for a hook, hex. The key shares come out in base64, one a line, as
+`bao operator unseal` takes them; with --payload, the whole payload as JSON.
+
+By hand, for a slot of kdf-file:
+    read_keyring.py keyring.json --enrolment file > enrolment.json
+    kdf-file derive --enrolment enrolment.json --setting path=/the/key/file \\
+        --context "$(read_keyring.py keyring.json --context file)" |
+        read_keyring.py keyring.json --slot file --key -
+"""
+
+import argparse
+import base64
+import hashlib
+import hmac
+import json
+import re
+import sys
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+MAX_FILE, MAX_PAYLOAD, MAX_DEPTH = 4 * 2**20, 2**20, 32
+UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
+SEAL = rb'\{"sha256":"([0-9a-f]{64})","mac":"([0-9a-f]{64})"\}'
+KINDS = {"derive": set(), "keep": {"kept"}, "hook": {"salt"}}
+
+
+class Refusal(Exception):
+    """Why the keyring was not read."""
+
+
+def need(condition, message):
+    if not condition:
+        raise Refusal(message)
+
+
+# --- strict JSON: no key twice, no float, no integer of 2^53 or more, bounded depth
+
+
+def parse(text, what):
+    def pairs(items):
+        need(len(dict(items)) == len(items), f"{what} has a key twice in one object")
+        return dict(items)
+
+    def integer(digits):
+        need(len(digits) < 18 and abs(int(digits)) < 2**53, f"{what} has an integer of 2^53 or more")
+        return int(digits)
+
+    def refuse(_):
+        raise Refusal(f"{what} has a number that is not an integer")
+
+    def depth(value):
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        return 1 + max(map(depth, inner), default=0) if isinstance(value, (dict, list)) else 0
+
+    try:
+        value = json.loads(text.decode("utf-8"), object_pairs_hook=pairs, parse_int=integer, parse_float=refuse,
+                           parse_constant=refuse)
+        need(depth(value) <= MAX_DEPTH, f"{what} is nested too deeply")
+    except (ValueError, RecursionError):
+        raise Refusal(f"{what} is not JSON")
+    return value
+
+
+def fields(value, names, what):
+    """An object with exactly these fields: others belong to another version."""
+    need(isinstance(value, dict), f"{what} is not an object")
+    missing, unknown = set(names) - set(value), set(value) - set(names)
+    need(not missing, f"{what} lacks {', '.join(sorted(missing))}")
+    need(not unknown, f"{what} has {len(unknown)} unknown fields: it may be of another version")
+    return value
+
+
+def binary(text, what, length=None):
+    """Canonical standard base64 with padding."""
+    try:
+        data = base64.b64decode(text, validate=True) if isinstance(text, str) else None
+    except ValueError:
+        data = None
+    need(data is not None and base64.b64encode(data).decode() == text, f"{what} is not canonical base64")
+    need(length is None or len(data) == length, f"{what} does not have {length} bytes")
+    return data
+
+
+def counting(value, what):
+    need(type(value) is int and value >= 1, f"{what} is not a number from 1")
+
+
+def text(value, form, what):
+    need(isinstance(value, str) and re.fullmatch(form, value), f"{what} is malformed")
+    return value
+
+
+# --- the wrapped secret, version 1
+
+
+def hkdf(ikm, salt, info, length=32):
+    return HKDF(algorithm=hashes.SHA256(), length=length, salt=salt, info=info).derive(ikm)
+
+
+def check_wrapped(wrapped, what, longest):
+    need(isinstance(wrapped, dict) and type(wrapped.get("v")) is int, f"{what} has no version")
+    need(wrapped["v"] == 1, f"{what} is of another version")
+    fields(wrapped, ["v", "salt", "commitment", "nonce", "ciphertext"], what)
+    for name, length in [("salt", 32), ("commitment", 32), ("nonce", 12), ("ciphertext", None)]:
+        data = binary(wrapped[name], f"the {name} of {what}", length)
+    need(16 < len(data) <= longest + 16, f"the ciphertext of {what} has a wrong length")
+
+
+def unwrap(ikm, context, wrapped, what):
+    salt, commitment, nonce, ciphertext = (
+        base64.b64decode(wrapped[name]) for name in ("salt", "commitment", "nonce", "ciphertext")
+    )
+    header = b"kdf-wrap/v1\n" + context.encode()
+    okm = hkdf(ikm, salt, header, 64)
+    need(hmac.compare_digest(okm[32:], commitment),
+         f"the key does not open {what}: it is of another device or context, or the file was altered")
+    try:
+        return AESGCM(okm[:32]).decrypt(nonce, ciphertext, header)
+    except InvalidTag:
+        raise Refusal(f"{what} was altered: the key is right, and it does not authenticate")
+
+
+# --- the keyring, version 1
+
+
+class Keyring:
+    """A keyring whose hash holds and whose body is well formed; nothing in it is authenticated yet."""
+
+    def __init__(self, content):
+        need(len(content) <= MAX_FILE, "the file is longer than 4 MiB")
+        parts = content.split(b"\n")
+        need(len(parts) == 3 and parts[2] == b"", "the file is not exactly two lines, each ended by a newline")
+        self.line, seal = parts[0], re.fullmatch(SEAL, parts[1])
+        need(seal, "the second line is damaged")
+        sha256, self.mac = seal[1].decode(), bytes.fromhex(seal[2].decode())
+        need(hashlib.sha256(self.line).hexdigest() == sha256, "the first line is damaged: its SHA-256 differs")
+        self.body = parse(self.line, "the body")
+        self.check_body()
+
+    def check_body(self):
+        body = self.body
+        need(isinstance(body, dict) and body.get("format") == "unsealer-keyring", "this is not a keyring")
+        need(body.get("v") is not True and body.get("v") == 1, "the keyring is of another version than 1")
+        fields(body, ["format", "v", "id", "generation", "epoch", "policy", "slots", "recovery", "commitment",
+                      "public", "sealed"], "the body")
+        text(body["id"], UUID, "the keyring's id")
+        counting(body["generation"], "the generation")
+        counting(body["epoch"], "the epoch")
+        need(body["policy"] == "any", "the policy is not any: this reader knows no other")
+        need(body["recovery"] is None, "the keyring has recovery recipients, which this reader does not know")
+        binary(body["commitment"], "the commitment", 32)
+        fields(body["public"], ["shares", "threshold", "cluster_id", "cluster_name"], "the public part")
+        check_wrapped(body["sealed"], "the payload", MAX_PAYLOAD)
+        need(isinstance(body["slots"], list) and 1 <= len(body["slots"]) <= 32, "there are not 1 to 32 slots")
+        for slot in body["slots"]:
+            self.check_slot(slot)
+        names = [slot["name"] for slot in body["slots"]]
+        need(len(set(names)) == len(names), "two slots have the same name")
+
+    @staticmethod
+    def check_slot(slot):
+        need(isinstance(slot, dict) and slot.get("kind") in KINDS, "a slot is not an object, or is of an unknown kind")
+        fields(slot, {"name", "kind", "program", "enrolment_id", "enrolment", "wrapped"} | KINDS[slot["kind"]], "a slot")
+        name = text(slot["name"], r"[a-z0-9][a-z0-9-]{0,31}", "a slot's name")
+        fields(slot["program"], ["name", "version"], f"the program of slot {name}")
+        for value in slot["program"].values():
+            text(value, r"[^\x00-\x1f\x7f-\x9f]*", f"the program of slot {name}")
+        text(slot["enrolment_id"], UUID, f"the enrolment id of slot {name}")
+        need(isinstance(slot["enrolment"], dict), f"the enrolment of slot {name} is not an object")
+        need(isinstance(slot.get("kept", {}), dict), f"what slot {name} keeps is not an object")
+        if "salt" in slot:
+            binary(slot["salt"], f"the salt of slot {name}", 32)
+        check_wrapped(slot["wrapped"], f"slot {name}", 32)
+
+    def slot(self, name):
+        slots = {slot["name"]: slot for slot in self.body["slots"]}
+        need(name in slots, f"there is no slot {name}; there is: {', '.join(slots)}")
+        return slots[name]
+
+    def label(self):
+        return f"keyring={self.body['id']} epoch={self.body['epoch']}"
+
+    def context(self, slot):
+        return f"unsealer/v1 {self.label()} slot={slot['name']} policy=any"
+
+    def data_key(self, slot, material):
+        if slot["kind"] == "hook":
+            salt = base64.b64decode(slot["salt"])
+            material = hkdf(material, salt, b"kdf-hook/v1\n" + self.context(slot).encode())
+        data_key = unwrap(material, self.context(slot), slot["wrapped"], f"slot {slot['name']}")
+        need(len(data_key) == 32, f"slot {slot['name']} holds something that is not a data key")
+        return data_key
+
+    def payload(self, data_key):
+        """Commitment, MAC, payload, in this order: nothing is believed before the MAC holds."""
+
+        def key(use):
+            return hkdf(data_key, b"", f"unsealer-keyring/v1 {use} {self.label()}\n".encode())
+
+        need(hmac.compare_digest(key("commitment"), base64.b64decode(self.body["commitment"])),
+             "this is not the keyring's data key: its commitment differs")
+        need(hmac.compare_digest(hmac.new(key("mac"), self.line, hashlib.sha256).digest(), self.mac),
+             "the MAC does not hold: the keyring was altered by somebody without its data key")
+        context = f"unsealer/v1 {self.label()} generation={self.body['generation']} part=payload"
+        clear = unwrap(key("payload"), context, self.body["sealed"], "the payload")
+        payload = parse(clear, "the payload")
+        need(isinstance(payload, dict) and payload.get("v") is not True and payload.get("v") == 1,
+             "the payload is of another version than 1")
+        fields(payload, ["v", "active", "retired", "credential", "pending"], "the payload")
+        if payload["active"] is not None:
+            active = fields(payload["active"], ["shares", "threshold", "created"], "the active shares")
+            need(isinstance(active["shares"], list), "the active shares are not a list")
+            for share in active["shares"]:
+                binary(share, "a share")
+        return payload
+
+
+# --- the command line
+
+
+def read_file(path, longest):
+    try:
+        if path == "-":
+            data = sys.stdin.buffer.read(longest + 1)
+        else:
+            with open(path, "rb") as file:
+                data = file.read(longest + 1)
+    except OSError as error:
+        raise Refusal(f"{path}: {error.strerror}")
+    need(len(data) <= longest, f"{path} is longer than {longest} bytes")
+    return data
+
+
+def read_key(path, is_hook):
+    """32 bytes in base64 or hex; what a hook prints is hex, of any length from 16 bytes."""
+    line = read_file(path, 4096).decode("ascii", "replace").rstrip("\r\n")
+    if re.fullmatch(r"[0-9a-fA-F]*", line) and len(line) % 2 == 0 and (len(line) == 64 or is_hook and len(line) >= 32):
+        return bytes.fromhex(line)
+    need(not is_hook, f"{path} does not hold one line of hex, at least 16 bytes of it")
+    need(re.fullmatch(r"[A-Za-z0-9+/]{43}=", line), f"{path} does not hold 32 bytes in base64 or hex")
+    return binary(line, f"the key in {path}", 32)
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("keyring", metavar="KEYRING")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--slots", action="store_true")
+    for public in ("context", "enrolment", "kept", "slot"):
+        what.add_argument(f"--{public}", metavar="SLOT")
+    what.add_argument("--data-key", metavar="FILE")
+    parser.add_argument("--key", metavar="FILE")
+    parser.add_argument("--payload", action="store_true")
+    given = parser.parse_args()
+    if (given.slot is None) != (given.key is None):
+        parser.error("--slot and --key belong together")
+    return given
+
+
+def answer(given):
+    keyring = Keyring(read_file(given.keyring, MAX_FILE))
+    if given.slots:
+        return "\n".join(f"{s['name']} {s['kind']} {s['program']['name']}" for s in keyring.body["slots"])
+    if given.context is not None:
+        return keyring.context(keyring.slot(given.context))
+    if given.enrolment is not None:
+        return json.dumps(keyring.slot(given.enrolment)["enrolment"])
+    if given.kept is not None:
+        slot = keyring.slot(given.kept)
+        need(slot["kind"] == "keep", f"slot {slot['name']} is of kind {slot['kind']}: its program keeps nothing")
+        return json.dumps(slot["kept"])
+    if given.data_key is not None:
+        data_key = read_key(given.data_key, False)
+    else:
+        slot = keyring.slot(given.slot)
+        data_key = keyring.data_key(slot, read_key(given.key, slot["kind"] == "hook"))
+    payload = keyring.payload(data_key)
+    if given.payload:
+        return json.dumps(payload, indent=1)
+    need(payload["active"] is not None, "every check passed, and there are no shares in it: init was interrupted")
+    return "\n".join(payload["active"]["shares"])
+
+
+if __name__ == "__main__":
+    try:
+        print(answer(arguments()))
+    except Refusal as refusal:
+        sys.exit(f"read_keyring: {refusal}")

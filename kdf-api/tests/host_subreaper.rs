@@ -1,0 +1,152 @@
+//! A program that owns its process ends everything that a KDF executable starts, wherever it hides.
+//!
+//! Security invariant 6. A subreaper takes every child of its process for an orphan, so these tests have a process of
+//! their own, and take turns. The control is in `host_hostile.rs`: without a subreaper such a process escapes.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
+mod host_support;
+
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use host_support::{KEY, OK, Workshop, derive, derive_within, device, is_alive, program};
+use kdf_api::Code;
+use kdf_api::host::become_subreaper;
+
+static TURN: Mutex<()> = Mutex::new(());
+
+fn turn() -> MutexGuard<'static, ()> {
+    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    become_subreaper().unwrap();
+    turn
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+const AMPLE: Duration = Duration::from_secs(20);
+
+/// Gone, and reaped: nothing of it is left, not even its number.
+fn assert_reaped(workshop: &Workshop) {
+    for process in workshop.noted() {
+        assert!(
+            !std::path::Path::new(&format!("/proc/{process}")).exists(),
+            "process {process} is still there"
+        );
+    }
+}
+
+#[test]
+fn a_session_of_its_own_does_not_help_one_that_hangs() {
+    let _turn = turn();
+    let workshop = Workshop::new();
+    let path = workshop.kdf("kdf", "note $$; setsid sleep 60 & note $!; wait");
+    assert_eq!(
+        derive_within(&path, SECOND).unwrap_err().code,
+        Code::BrokenProgram
+    );
+    assert_reaped(&workshop);
+}
+
+#[test]
+fn what_an_answer_leaves_behind_is_ended() {
+    let _turn = turn();
+    let workshop = Workshop::new();
+    let daemon = r#"exec setsid sh -c 'echo $$ >> "$1"; setsid sh -c "sleep 60 & echo \$! >> \"$1\"; wait" & echo $! >> "$1"; wait'"#;
+    let notes = workshop.at("notes");
+    let does = format!(
+        "({daemon} sh '{}') > /dev/null 2>&1 & sleep 0.5; printf '%s' '{OK}'",
+        notes.display()
+    );
+    assert_eq!(
+        derive_within(&workshop.kdf("kdf", &does), AMPLE)
+            .unwrap()
+            .value
+            .expose(),
+        KEY
+    );
+    assert_eq!(workshop.noted().len(), 3);
+    assert_reaped(&workshop);
+}
+
+/// Forks and ends, over and over, each time in a session of its own: to be caught between two forks.
+#[test]
+fn one_that_runs_away_from_process_to_process_is_caught() {
+    let _turn = turn();
+    let workshop = Workshop::new();
+    let (run, alive) = (workshop.at("run"), workshop.at("alive"));
+    let runner = format!(
+        "import os\nwhile True:\n  if os.fork(): os._exit(0)\n  os.setsid()\n  open('{}', 'w').close()\n",
+        alive.display()
+    );
+    std::fs::write(&run, runner).unwrap();
+    let does = format!(
+        "/usr/bin/python3 -I '{}' > /dev/null 2>&1 & until [ -e '{}' ]; do sleep 0.05; done; printf '%s' '{OK}'",
+        run.display(),
+        alive.display()
+    );
+    derive_within(&workshop.kdf("kdf", &does), AMPLE).unwrap();
+    std::fs::remove_file(&alive).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(!alive.exists(), "it still runs");
+}
+
+/// While another call runs, nobody can tell whose an orphan is; so what a program legitimately started stays.
+#[test]
+fn the_helpers_of_a_call_that_still_runs_are_left_alone() {
+    let _turn = turn();
+    let workshop = Workshop::new();
+    let done = workshop.at("done");
+    let helper = format!(
+        "(setsid sh -c 'sleep 1; touch {}' > /dev/null 2>&1 &)",
+        done.display()
+    );
+    let slow = workshop.kdf(
+        "slow",
+        &format!(
+            "{helper}; until [ -e '{}' ]; do sleep 0.05; done; printf '%s' '{OK}'",
+            done.display()
+        ),
+    );
+    let quick = workshop.kdf("quick", &format!("printf '%s' '{OK}'"));
+    std::thread::scope(|scope| {
+        let slow = scope.spawn(|| derive_within(&slow, 10 * SECOND).map(|key| *key.value.expose()));
+        while !slow.is_finished() {
+            derive_within(&quick, AMPLE).unwrap();
+        }
+        assert_eq!(&slow.join().unwrap().unwrap(), KEY);
+    });
+}
+
+/// The host is killed outright: nobody is left to end the program, so the kernel does.
+#[test]
+fn a_program_dies_with_its_host() {
+    const AS_HOST: &str = "TEST_AS_HOST_OF";
+    if let Some(path) = std::env::var_os(AS_HOST) {
+        let _ = derive(&mut device(program(path.as_ref())));
+        return;
+    }
+    // Not in turn: the host is a child of this process, and no orphan.
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let workshop = Workshop::new();
+    let path = workshop.kdf("kdf", "note $$; exec sleep 60");
+    let mut host = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "a_program_dies_with_its_host"])
+        .env(AS_HOST, &path)
+        .spawn()
+        .unwrap();
+    let until = Instant::now() + AMPLE;
+    while !workshop.at("notes").exists() || workshop.noted().is_empty() {
+        assert!(Instant::now() < until);
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert!(is_alive(workshop.noted()[0]), "the control");
+    host.kill().unwrap();
+    host.wait().unwrap();
+    workshop.assert_all_gone();
+}

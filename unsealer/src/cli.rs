@@ -1,0 +1,166 @@
+//! The command line: what it looks like, and what happens before and after a command.
+
+use std::path::{Path, PathBuf};
+
+use clap::{CommandFactory, Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use crate::app::{App, NodeOverride};
+use crate::commands::{init, kdf, keyring, slot, status, unseal};
+use crate::config::{Config, DEFAULT_PATH};
+use crate::credentials::Asking;
+use crate::error::Error;
+use crate::exit::Exit;
+use crate::places;
+use crate::report::{self, Format, Progress, Report};
+
+/// Keeps Vault and OpenBao servers unsealed, with key shares that only this machine can read.
+#[derive(Parser)]
+#[command(
+    name = "unsealer",
+    version,
+    disable_help_subcommand = true,
+    after_help = "Exit status: 0 done, 1 error, 2 sealed or not all open, 3 held, 4 needs a credential or a person, \
+                  5 refused because what stands is ambiguous, 6 another unsealer is at work, 64 usage.\n\
+                  State is in $STATE_DIRECTORY or /var/lib/unsealer. VAULT_ADDR, VAULT_CACERT and kin (or BAO_…) are used \
+                  where the configuration has no node. UNSEALER_LOG=debug tells more on stderr."
+)]
+struct CommandLine {
+    /// The configuration file.
+    #[arg(long, global = true, value_name = "FILE", env = "UNSEALER_CONFIG")]
+    config: Option<PathBuf>,
+    /// How results are written.
+    #[arg(long, global = true, value_enum, default_value_t, env = "UNSEALER_OUTPUT")]
+    output: Format,
+    /// Never ask anybody: what would have to be typed is an error.
+    #[arg(long, global = true, env = "UNSEALER_NON_INTERACTIVE")]
+    non_interactive: bool,
+    /// The one server to use, instead of those in the configuration.
+    #[arg(long, global = true, value_name = "URL", env = "UNSEALER_ADDRESS")]
+    address: Option<String>,
+    /// The CA of the server given by --address or VAULT_ADDR.
+    #[arg(long, global = true, value_name = "FILE", env = "UNSEALER_CA_FILE")]
+    ca_file: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Initialise a fresh server and seal its key shares away in a new keyring.
+    Init(init::Arguments),
+    /// Open every sealed node once.
+    Unseal,
+    /// How the servers are, and what is known of the keyring. Opens nothing.
+    Status,
+    /// The slots of the keyring.
+    #[command(subcommand)]
+    Slot(slot::Command),
+    /// The keyring file.
+    #[command(subcommand)]
+    Keyring(keyring::Command),
+    /// Look at a KDF executable.
+    #[command(subcommand)]
+    Kdf(kdf::Command),
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// The whole `main` of the unsealer, once its process is hardened.
+pub fn run() -> Exit {
+    let command_line = match CommandLine::try_parse() {
+        Ok(command_line) => command_line,
+        Err(usage) => {
+            // Help and version are errors to clap; it prints them to stdout.
+            let _ = usage.print();
+            return if usage.use_stderr() {
+                Exit::Usage
+            } else {
+                Exit::Done
+            };
+        }
+    };
+    let format = command_line.output;
+    report::finish(format, execute(command_line))
+}
+
+fn execute(command_line: CommandLine) -> Result<Report, Error> {
+    let CommandLine {
+        config,
+        output,
+        non_interactive,
+        address,
+        ca_file,
+        command,
+    } = command_line;
+    match command {
+        Command::Completions { shell } => return Ok(completions(shell)),
+        // They touch no state, so whoever runs them may.
+        Command::Kdf(_) => {}
+        _ => places::act_as_owner(&places::state_folder())?,
+    }
+    // After the change of user, which would undo it.
+    kdf_api::hardening::harden_process()
+        .and_then(|()| kdf_api::host::become_subreaper())
+        .map_err(|error| Error::file("harden the process", Path::new("/proc/self"), error))?;
+    start_log(output);
+    let config = match &config {
+        Some(path) => Config::load(path, true),
+        None => Config::load(Path::new(DEFAULT_PATH), false),
+    }?;
+    let asking = if non_interactive {
+        Asking::Forbidden
+    } else {
+        Asking::Allowed
+    };
+    let app = App::new(
+        config,
+        NodeOverride { address, ca_file },
+        Progress::new(output),
+        asking,
+    )?;
+    match command {
+        Command::Init(arguments) => init::run(&app, &arguments),
+        Command::Unseal => unseal::run(&app),
+        Command::Status => status::run(&app),
+        Command::Slot(command) => slot::run(&app, &command),
+        Command::Keyring(command) => keyring::run(&app, &command),
+        Command::Kdf(command) => kdf::run(&app, command),
+        Command::Completions { shell } => Ok(completions(shell)),
+    }
+}
+
+fn completions(shell: clap_complete::Shell) -> Report {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut CommandLine::command(), "unsealer", &mut script);
+    Report::done(
+        String::from_utf8_lossy(&script).trim_end(),
+        serde_json::Value::Null,
+    )
+}
+
+/// Logs go to stderr, where a service manager picks them up; by default only what an operator should look at.
+fn start_log(format: Format) {
+    let filter = EnvFilter::try_from_env("UNSEALER_LOG").unwrap_or_else(|_| EnvFilter::new("error"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    // A second subscriber cannot be set; the first one then serves.
+    let _ = match format {
+        Format::Text => log.with_ansi(false).try_init(),
+        Format::Json => log.json().try_init(),
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        CommandLine::command().debug_assert();
+    }
+}

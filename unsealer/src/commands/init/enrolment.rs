@@ -1,0 +1,166 @@
+//! The first half of `init`, before the server is touched: slots enrolled, wrapped, written and proven, or taken back.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use kdf_api::id;
+
+use super::Init;
+use crate::error::Error;
+use crate::exit::Exit;
+use crate::fault;
+use crate::keyring::Keyring;
+use crate::open;
+use crate::report::Report;
+use crate::state::durable;
+use crate::state::journal::{Operation, Step};
+use crate::state::proven::Proven;
+
+impl Init<'_> {
+    /// Checks every program before anything is written: most mistakes show here.
+    pub(super) fn check_slots(&self) -> Result<(), Error> {
+        if self.app.config.slot.is_empty() {
+            return Err(Error::Config {
+                place: "the configuration".to_owned(),
+                what: "has no [slot.NAME]: there is nothing to wrap the shares with".to_owned(),
+                hint: Some("add one, for example [slot.file] with program = \"kdf-file\"".to_owned()),
+            });
+        }
+        for (name, slot) in &self.app.config.slot {
+            let what = self.slots.check(name).map_err(|error| slot_fault(name, error))?;
+            self.app.progress.step(format!("slot {name}: {what}"));
+            if let Some(path) = slot.settings.get("path").map(Path::new)
+                && self.is_beside_the_keyring(path)
+            {
+                self.app.progress.warn(format!(
+                    "slot {name}: {} is on the file system of the keyring: against somebody who copies that disk it \
+                     protects nothing",
+                    path.display()
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether what a slot's `path` names shares a file system with the keyring.
+    fn is_beside_the_keyring(&self, path: &Path) -> bool {
+        let device = |path: &Path| {
+            path.ancestors()
+                .find_map(|path| path.metadata().ok())
+                .map(|found| found.dev())
+        };
+        device(path).is_some_and(|there| device(self.state.path()) == Some(there))
+    }
+
+    /// Enrols every slot, writes the keyring without shares, reads it back, and opens it by each slot in a fresh process.
+    pub(super) fn enroll(&mut self, operation: &mut Operation) -> Result<Keyring, Error> {
+        let mut keyring = Keyring::create()?;
+        let names: Vec<_> = self.app.config.slot.keys().cloned().collect();
+        for name in &names {
+            let id = id::random()?;
+            let journalled = self.slots.enrolls(name);
+            if journalled {
+                operation.note_slot(Step::Enrolling, name, id)?;
+            }
+            self.point(&format!("before enroll {name}"))?;
+            let slot = self
+                .slots
+                .enroll(name, id, &keyring)
+                .map_err(|error| slot_fault(name, error))?;
+            self.point(&format!("after enroll {name}"))?;
+            if journalled {
+                operation.note_slot(Step::Enrolled, name, id)?;
+            }
+            self.app.progress.step(format!(
+                "slot {name}: enrolled, and it gives the same key each time"
+            ));
+            keyring.body.slots.push(slot);
+        }
+        open::save(self.state, &mut keyring)?;
+        self.prove(&keyring)?;
+        Proven::enrolled(self.state, &names.iter().map(String::as_str).collect::<Vec<_>>())?;
+        operation.note(Step::Proven)?;
+        Ok(keyring)
+    }
+
+    /// Opens the keyring as it stands on the disk by each of its slots.
+    fn prove(&self, keyring: &Keyring) -> Result<(), Error> {
+        for slot in &keyring.body.slots {
+            let locked = open::load(self.state, &self.app.config)?;
+            let opened = self
+                .slots
+                .open(&locked.body, slot)
+                .map_err(|error| slot_fault(&slot.name, error))?;
+            locked.open(opened.data_key).map_err(|fault| Error::Keyring {
+                path: self.state.keyring().to_owned(),
+                fault,
+            })?;
+            self.app.progress.step(format!(
+                "slot {}: opens the keyring as it lies on the disk",
+                slot.name
+            ));
+        }
+        Ok(())
+    }
+
+    /// Retires what was enrolled and removes what was written. Only before the server's shares are in the keyring.
+    pub(super) fn roll_back(&mut self, operation: &mut Operation) -> Result<(), Error> {
+        let mut first_failure = None;
+        for (id, slot) in operation.enrolments() {
+            match self.slots.retire_id(&slot, id) {
+                Ok(destroyed) => {
+                    operation.note_slot(Step::Retired, &slot, id)?;
+                    for what in destroyed {
+                        self.app.progress.step(format!("slot {slot}: destroyed {what}"));
+                    }
+                }
+                // The others are taken back all the same; `slot prune --list` still finds this one.
+                Err(error) => first_failure = first_failure.or_else(|| Some(slot_fault(&slot, error))),
+            }
+        }
+        let files = [self.state.keyring().to_owned(), self.state.previous_keyring()];
+        for file in files
+            .into_iter()
+            .chain(["seen.json", "proven.json"].map(|name| self.state.file(name)))
+        {
+            durable::remove(&file)?;
+        }
+        operation.note(Step::Abandoned)?;
+        first_failure.map_or(Ok(()), Err)
+    }
+
+    /// `--abandon`: gives up an `init` that was stopped before the shares were saved.
+    pub(super) fn abandon(&mut self, mut operation: Operation) -> Result<Report, Error> {
+        if operation.reached(Step::Saved) || self.has_shares() {
+            return Err(Error::Ambiguous {
+                what: "the server's only key shares are in this keyring: it is not given up".to_owned(),
+                hint: "run `unsealer init --resume`".to_owned(),
+            });
+        }
+        let sent = operation.reached(Step::InitSent);
+        self.roll_back(&mut operation)?;
+        let text = if sent {
+            "The unfinished init is given up. Its request to initialise the server was sent: if the server took it, nobody \
+             has its keys, and its storage must be emptied before it can be initialised again."
+        } else {
+            "The unfinished init is given up; the server was not touched."
+        };
+        Ok(Report {
+            exit: Exit::Done,
+            text: text.to_owned(),
+            json: serde_json::json!({"abandoned": true, "request_sent": sent}),
+        })
+    }
+
+    /// A point at which tests stop the process.
+    pub(super) fn point(&self, name: &str) -> Result<(), Error> {
+        fault::point(name).map_err(|error| Error::file("pass the test point in", self.state.path(), error))
+    }
+}
+
+pub(super) fn slot_fault(slot: &str, error: kdf_api::Error) -> Error {
+    Error::Slot {
+        slot: slot.to_owned(),
+        error,
+    }
+}

@@ -1,0 +1,85 @@
+//! `unseal`: opens every sealed node once.
+
+use std::fmt::Write as _;
+
+use serde_json::json;
+use tracing::info;
+
+use super::status::is_open;
+use crate::app::{App, NodeClient};
+use crate::error::Error;
+use crate::exit::Exit;
+use crate::open::{self, Lock};
+use crate::report::Report;
+use crate::vault::{self, NodeState};
+
+/// Runs the command.
+pub fn run(app: &App) -> Result<Report, Error> {
+    let nodes = app.nodes()?;
+    let mut states = Vec::new();
+    for node in &nodes {
+        states.push((node, node.talk(async { Ok(node.client.state().await) })?));
+    }
+    // The keyring is opened only if somebody needs it, and wiped before anything is reported.
+    if states
+        .iter()
+        .any(|(_, state)| matches!(state, NodeState::Sealed(_)))
+    {
+        open_sealed(app, &mut states)?;
+    }
+    let mut text = String::new();
+    let mut json_nodes = Vec::new();
+    for (node, state) in &states {
+        let _ = writeln!(text, "node {}: {state}", node.name);
+        json_nodes.push(json!({"name": node.name, "state": state.name(), "detail": state.to_string()}));
+    }
+    let all_open = states.iter().all(|(_, state)| is_open(state));
+    let exit = if all_open { Exit::Done } else { Exit::NotOpen };
+    Ok(Report {
+        exit,
+        text: text.trim_end().to_owned(),
+        json: json!({"nodes": json_nodes, "open": all_open}),
+    })
+}
+
+fn open_sealed(app: &App, states: &mut [(&NodeClient, NodeState)]) -> Result<(), Error> {
+    let state = app.state()?;
+    let shared = state.lock_shared()?;
+    let opened = open::open(&state, &app.config, &app.slots(false), Lock::Shared(&shared))?;
+    for (slot, error) in &opened.failed {
+        app.progress.warn(format!("slot {slot} did not open: {error}"));
+    }
+    app.progress
+        .step(format!("the keyring is open by slot {}", opened.slot));
+    if let Some(advice) = &opened.advice {
+        app.progress
+            .warn(format!("slot {}: {}", opened.slot, advice.reason));
+    }
+    let Some(active) = &opened.keyring.payload.active else {
+        return Err(Error::Ambiguous {
+            what: "the keyring has no shares: an init was stopped before the server gave any".to_owned(),
+            hint: "run `unsealer init --resume`".to_owned(),
+        });
+    };
+    for (node, state) in states
+        .iter_mut()
+        .filter(|(_, state)| matches!(state, NodeState::Sealed(_)))
+    {
+        let client = &node.client;
+        let outcome = node.talk(async {
+            Ok(vault::unseal_node(client, &active.shares, active.threshold, vault::SETTLE).await)
+        })?;
+        *state = match outcome {
+            Ok(status) => {
+                info!(audit = "node-unsealed", node = node.name, "the node is unsealed");
+                app.progress.step(format!("node {} is unsealed", node.name));
+                NodeState::of(status)
+            }
+            Err(error) => {
+                app.progress.warn(format!("node {}: {error}", node.name));
+                NodeState::Unknown(error)
+            }
+        };
+    }
+    Ok(())
+}

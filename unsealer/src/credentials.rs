@@ -1,0 +1,194 @@
+//! Credentials for slots: read when needed from where the configuration says, handed to one call, and wiped.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+
+use kdf_api::protocol::SecretBuffer;
+use kdf_api::{Code, Credentials, Secret};
+use rustix::fs::{Mode, OFlags};
+use rustix::termios::{LocalModes, OptionalActions, Termios};
+
+use crate::config::CredentialSource;
+
+/// The longest credential in bytes.
+const MAX_CREDENTIAL: usize = 64 * 1024;
+
+/// Whether a person may be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asking {
+    /// There may be somebody at the terminal.
+    Allowed,
+    /// `--non-interactive`: nobody is there.
+    Forbidden,
+}
+
+/// Reads all credentials of a slot.
+pub fn read(
+    sources: &BTreeMap<String, CredentialSource>,
+    asking: Asking,
+) -> Result<Credentials, kdf_api::Error> {
+    let mut credentials = Credentials::new();
+    for (name, source) in sources {
+        let secret = read_one(name, source, asking).map_err(|what| {
+            let mut error =
+                kdf_api::Error::new(Code::CredentialNeeded, format!("the credential {name}: {what}"));
+            error.credential = Some(name.clone());
+            error
+        })?;
+        credentials.set(name, secret);
+    }
+    Ok(credentials)
+}
+
+fn read_one(name: &str, source: &CredentialSource, asking: Asking) -> Result<Secret, String> {
+    let buffer = match source {
+        CredentialSource::Credential(file) => {
+            let folder = std::env::var_os("CREDENTIALS_DIRECTORY")
+                .ok_or_else(|| "CREDENTIALS_DIRECTORY is not set; a service manager sets it".to_owned())?;
+            read_file(&PathBuf::from(folder).join(file))?
+        }
+        CredentialSource::File(path) => read_file(path)?,
+        CredentialSource::Descriptor(number) => {
+            // Opened anew through /proc, so that no descriptor has to be borrowed by its number.
+            read_file(Path::new(&format!("/proc/self/fd/{number}")))?
+        }
+        CredentialSource::Prompt if asking == Asking::Forbidden => {
+            return Err("it has to be typed, and nobody is there (--non-interactive)".to_owned());
+        }
+        CredentialSource::Prompt => prompt(name)?,
+    };
+    let text = without_line_end(buffer.as_bytes());
+    if text.is_empty() {
+        return Err("it is empty".to_owned());
+    }
+    Ok(Secret::copy_of(text))
+}
+
+fn read_file(path: &Path) -> Result<SecretBuffer, String> {
+    let read = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(std::io::Error::from)
+        .and_then(|file| SecretBuffer::read_all(&file, MAX_CREDENTIAL));
+    match read {
+        Ok(Some(buffer)) => Ok(buffer),
+        Ok(None) => Err(format!("{} holds more than 64 KiB", path.display())),
+        Err(error) => Err(format!("{} cannot be read: {error}", path.display())),
+    }
+}
+
+/// One line end goes, as an editor or `echo` leaves it; nothing else.
+fn without_line_end(bytes: &[u8]) -> &[u8] {
+    bytes
+        .strip_suffix(b"\r\n")
+        .or_else(|| bytes.strip_suffix(b"\n"))
+        .unwrap_or(bytes)
+}
+
+/// Asks at the terminal, without echo.
+fn prompt(name: &str) -> Result<SecretBuffer, String> {
+    let no_terminal =
+        |error: rustix::io::Errno| format!("it has to be typed, and there is no terminal: {error}");
+    let terminal = rustix::fs::open(
+        "/dev/tty",
+        OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOCTTY,
+        Mode::empty(),
+    )
+    .map_err(no_terminal)?;
+    let silence = Silence::begin(terminal.as_fd()).map_err(no_terminal)?;
+    let mut question = SecretBuffer::new();
+    question.append(format!("{name}: ").as_bytes());
+    let asked = question.write_to(&terminal);
+    let answer = asked.and_then(|()| read_line(terminal.as_fd()));
+    drop(silence);
+    let _ = rustix::io::write(&terminal, b"\n");
+    answer.map_err(|error| format!("it cannot be read from the terminal: {error}"))
+}
+
+/// A terminal gives a line at a time.
+fn read_line(terminal: BorrowedFd<'_>) -> std::io::Result<SecretBuffer> {
+    let mut line = SecretBuffer::new();
+    let mut chunk = zeroize::Zeroizing::new([0; 4096]);
+    while !line.as_bytes().ends_with(b"\n") && line.as_bytes().len() < MAX_CREDENTIAL {
+        let count = rustix::io::retry_on_intr(|| rustix::io::read(terminal, chunk.as_mut_slice()))?;
+        if count == 0 {
+            break;
+        }
+        line.append(chunk.get(..count).unwrap_or_default());
+    }
+    Ok(line)
+}
+
+/// A terminal that does not echo, until this is dropped.
+struct Silence<'a> {
+    terminal: BorrowedFd<'a>,
+    before: Termios,
+}
+
+impl<'a> Silence<'a> {
+    fn begin(terminal: BorrowedFd<'a>) -> rustix::io::Result<Self> {
+        let before = rustix::termios::tcgetattr(terminal)?;
+        let mut silent = before.clone();
+        silent.local_modes.remove(LocalModes::ECHO | LocalModes::ECHONL);
+        rustix::termios::tcsetattr(terminal, OptionalActions::Flush, &silent)?;
+        Ok(Self { terminal, before })
+    }
+}
+
+impl Drop for Silence<'_> {
+    fn drop(&mut self) {
+        let _ = rustix::termios::tcsetattr(self.terminal, OptionalActions::Flush, &self.before);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+
+    #[test]
+    fn one_line_end_goes_and_nothing_else() {
+        for (given, expected) in [
+            ("a\n", "a"),
+            ("a\r\n", "a"),
+            ("a\n\n", "a\n"),
+            ("a ", "a "),
+            ("a\r", "a\r"),
+            ("\n", ""),
+        ] {
+            assert_eq!(without_line_end(given.as_bytes()), expected.as_bytes());
+        }
+    }
+
+    #[test]
+    fn a_file_gives_its_content_and_the_error_names_the_credential() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pin");
+        std::fs::write(&path, "1234\n").unwrap();
+        let sources = |path: PathBuf| BTreeMap::from([("pin".to_owned(), CredentialSource::File(path))]);
+        let read_from = |path| read(&sources(path), Asking::Forbidden);
+        assert_eq!(
+            read_from(path.clone()).unwrap().get("pin").unwrap().expose(),
+            b"1234"
+        );
+        for (content, what) in [("", "empty"), ("\n", "empty")] {
+            std::fs::write(&path, content).unwrap();
+            let error = read_from(path.clone()).unwrap_err();
+            assert_eq!(
+                (error.code, error.credential.as_deref()),
+                (Code::CredentialNeeded, Some("pin"))
+            );
+            assert!(error.message.contains(what));
+        }
+        assert_eq!(
+            read_from(folder.path().join("none")).unwrap_err().code,
+            Code::CredentialNeeded
+        );
+    }
+
+    #[test]
+    fn nobody_is_asked_where_nobody_is() {
+        let sources = BTreeMap::from([("pin".to_owned(), CredentialSource::Prompt)]);
+        let error = read(&sources, Asking::Forbidden).unwrap_err();
+        assert!(error.message.contains("--non-interactive"));
+    }
+}

@@ -1,0 +1,201 @@
+//! What can go wrong in the unsealer: what happened, to what, and what to do about it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use kdf_api::Code;
+
+use crate::exit::Exit;
+use crate::keyring::Fault;
+use crate::vault;
+
+/// An error of the unsealer. Never holds a secret.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// What stands is ambiguous: going on could lose something.
+    #[error("{what}")]
+    Ambiguous {
+        /// What stands.
+        what: String,
+        /// What to do.
+        hint: String,
+    },
+    /// The keyring is not the one we know.
+    #[error("the keyring {} was changed outside unsealer: {what}", path.display())]
+    ChangedOutside {
+        /// The file.
+        path: PathBuf,
+        /// What changed.
+        what: String,
+    },
+    /// The configuration makes no sense.
+    #[error("{place}: {what}")]
+    Config {
+        /// The file, environment variable or flag.
+        place: String,
+        /// What is wrong.
+        what: String,
+        /// What to do.
+        hint: Option<String>,
+    },
+    /// A file or folder could not be used.
+    #[error("cannot {action} {}: {error}", path.display())]
+    File {
+        /// What was tried, as in "cannot … it".
+        action: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// Why not.
+        error: io::Error,
+    },
+    /// A KDF, or the library for them, failed.
+    #[error("{0}")]
+    Kdf(#[from] kdf_api::Error),
+    /// The keyring was refused.
+    #[error("the keyring {}: {fault}", path.display())]
+    Keyring {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        fault: Fault,
+    },
+    /// Another unsealer is at work.
+    #[error("another unsealer holds the lock {}", path.display())]
+    Locked {
+        /// The lock file.
+        path: PathBuf,
+    },
+    /// A file of the state folder is not what it must be.
+    #[error("{} {what}", path.display())]
+    MalformedState {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// There is no keyring.
+    #[error("there is no keyring {}", path.display())]
+    NoKeyring {
+        /// Where it should be.
+        path: PathBuf,
+    },
+    /// No slot of the keyring opened.
+    #[error("no slot opens the keyring {}:{}", path.display(), crate::slots::list_outcomes(outcomes))]
+    NoSlotOpens {
+        /// The keyring.
+        path: PathBuf,
+        /// Each slot and what became of it.
+        outcomes: Vec<(String, kdf_api::Error)>,
+    },
+    /// A slot failed.
+    #[error("slot {slot}: {error}")]
+    Slot {
+        /// The slot.
+        slot: String,
+        /// What happened.
+        error: kdf_api::Error,
+    },
+    /// The set-up program failed.
+    #[error("the set-up program {} failed: {what}", program.display())]
+    Setup {
+        /// The program.
+        program: PathBuf,
+        /// How.
+        what: String,
+    },
+    /// Others could change what is in the state folder.
+    #[error("the folder {} can be written by others (mode {mode:04o})", path.display())]
+    UnsafeFolder {
+        /// The folder.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
+    /// A server failed us.
+    #[error("node {node}: {error}")]
+    Vault {
+        /// The node's name.
+        node: String,
+        /// What happened.
+        error: vault::Error,
+    },
+    /// This command is for another user.
+    #[error("the state folder {} belongs to {owner}, and this is uid {uid}", path.display())]
+    WrongUser {
+        /// The folder.
+        path: PathBuf,
+        /// Its owner.
+        owner: String,
+        /// Who we are.
+        uid: u32,
+    },
+}
+
+impl Error {
+    pub(crate) fn file(action: &'static str, path: &Path, error: io::Error) -> Self {
+        Self::File {
+            action,
+            path: path.to_owned(),
+            error,
+        }
+    }
+
+    /// The exit status that says it.
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Ambiguous { .. } | Self::ChangedOutside { .. } => Exit::Ambiguous,
+            Self::Locked { .. } => Exit::Locked,
+            Self::Kdf(error) | Self::Slot { error, .. } if needs_person(error.code) => Exit::NeedsPerson,
+            Self::NoSlotOpens { outcomes, .. }
+                if outcomes.iter().any(|(_, error)| needs_person(error.code)) =>
+            {
+                Exit::NeedsPerson
+            }
+            _ => Exit::Error,
+        }
+    }
+
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Ambiguous { hint, .. } => Some(hint.clone()),
+            Self::ChangedOutside { .. } => Some(
+                "no program was run. If you or another host of yours put this file there, look at it with \
+                 `unsealer keyring show` and accept it with `unsealer keyring trust`; if not, somebody else did"
+                    .to_owned(),
+            ),
+            Self::Config { hint, .. } => hint.clone(),
+            Self::File { error, path, .. } => match error.kind() {
+                io::ErrorKind::StorageFull => Some(format!("free space on the file system of {}", path.display())),
+                io::ErrorKind::PermissionDenied => Some("run this as root, or as the owner of the folder".to_owned()),
+                io::ErrorKind::ReadOnlyFilesystem => Some("mount it writable for this command".to_owned()),
+                _ => None,
+            },
+            Self::Kdf(error) | Self::Slot { error, .. } => error.hint.clone(),
+            Self::Keyring { fault: Fault::Version(_), .. } => Some("use the release that wrote it".to_owned()),
+            Self::Keyring { path, .. } => Some(format!(
+                "put a good copy in its place; the generation before it is {}",
+                path.with_extension("prev.json").display()
+            )),
+            Self::Locked { .. } => Some("wait until it is done; `fuser -v` on that file names it".to_owned()),
+            Self::MalformedState { .. } => Some("it was not written by this program: look at who did".to_owned()),
+            Self::NoKeyring { .. } => Some(
+                "`unsealer init` makes one together with a new server; STATE_DIRECTORY says where it is looked for"
+                    .to_owned(),
+            ),
+            Self::NoSlotOpens { .. } => Some("`unsealer slot test NAME` tries one slot".to_owned()),
+            Self::Setup { .. } => Some("mend it, then run `unsealer init --resume`".to_owned()),
+            Self::UnsafeFolder { path, .. } => Some(format!("chmod go-w {}", path.display())),
+            Self::Vault { error, .. } => error.hint(),
+            Self::WrongUser { owner, .. } => {
+                let command: Vec<_> = std::env::args().collect();
+                Some(format!("sudo -u {owner} {}", command.join(" ")))
+            }
+        }
+    }
+}
+
+fn needs_person(code: Code) -> bool {
+    matches!(code, Code::CredentialNeeded | Code::CredentialWrong)
+}

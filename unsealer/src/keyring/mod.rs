@@ -1,0 +1,264 @@
+//! The keyring, version 1: Vault's key shares and our credentials, encrypted under a random data key.
+//!
+//! The file is line 1 (the body, JSON a person can read), a newline, `{"sha256":"…","mac":"…"}`, a newline. Reading it goes in
+//! an order that acts on nothing before it is known to be good: hash, strict parse, `seen`, slots, commitment, MAC, payload.
+//! `docs/keyring.md` is the specification.
+
+mod body;
+mod file;
+mod keys;
+mod payload;
+
+use std::fmt;
+
+use kdf_api::wrap::MAX_PAYLOAD;
+use kdf_api::{Context, Key, Wrapped};
+use uuid::Uuid;
+
+pub(crate) use body::is_slot_name;
+pub use body::{Body, Kind, ProgramHint, Public, Slot};
+pub use file::MAX_FILE;
+pub use keys::DataKey;
+pub use payload::{Active, Payload, Pending, Retired, RotationCredential};
+
+/// Why a keyring was refused. Never holds a secret.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Fault {
+    /// The file has no content.
+    #[error("the file is empty")]
+    Empty,
+    /// The file is not two lines, each ended by a newline.
+    #[error("the file is not exactly two lines: it was cut off, or something was added")]
+    Form,
+    /// The second line is not what it must be.
+    #[error("the second line is damaged")]
+    Seal,
+    /// The hash of line 1 is not the one in line 2.
+    #[error("the first line is damaged: its SHA-256 is not the one in the second line")]
+    Hash,
+    /// The body is not one of this version's.
+    #[error("the body {0}")]
+    Body(String),
+    /// The file has another version.
+    #[error("it has version {0}, and this release knows version 1")]
+    Version(u64),
+    /// The slots gave a data key that is not this keyring's.
+    #[error("the slot opened to something that is not this keyring's data key")]
+    Commitment,
+    /// The MAC does not hold.
+    #[error("the MAC does not hold: the keyring was altered by somebody without its data key")]
+    Mac,
+    /// The payload does not open, or is not what it must be.
+    #[error("the payload {0}")]
+    Payload(String),
+}
+
+/// What tells one state of a keyring from all others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The keyring's id.
+    pub id: Uuid,
+    /// Counts its states.
+    pub generation: u64,
+    /// Counts its data keys.
+    pub epoch: u64,
+    /// The data-key commitment, in base64.
+    pub commitment: String,
+    /// SHA-256 of line 1, in lower-case hex.
+    pub sha256: String,
+}
+
+/// A keyring as it was read: its hash holds, its body is well formed, and nothing in it is believed yet.
+pub struct Locked {
+    /// The body. Before the MAC holds, none of it is acted on but to open slots.
+    pub body: Body,
+    sealed: file::Sealed,
+}
+
+impl Locked {
+    /// Reads a keyring file.
+    pub fn parse(bytes: &[u8]) -> Result<Self, Fault> {
+        let sealed = file::Sealed::parse(bytes)?;
+        let body = Body::parse(sealed.line1())?;
+        Ok(Self { body, sealed })
+    }
+
+    /// What tells this state from others.
+    pub fn identity(&self) -> Identity {
+        self.body.identity(self.sealed.sha256())
+    }
+
+    /// Whether this is the data key that the body commits to.
+    pub fn is_committed(&self, data_key: &DataKey) -> bool {
+        data_key.is_committed(&self.body)
+    }
+
+    /// Opens it with what a slot gave: commitment, MAC, payload, in this order.
+    pub fn open(self, data_key: DataKey) -> Result<Keyring, Fault> {
+        let Self { body, sealed } = self;
+        if !data_key.is_committed(&body) {
+            return Err(Fault::Commitment);
+        }
+        if !data_key.authenticates(&body, sealed.line1(), sealed.mac()) {
+            return Err(Fault::Mac);
+        }
+        let refused = |what: String| Fault::Payload(what);
+        let wrapped =
+            Wrapped::from_json(&body.sealed, MAX_PAYLOAD).map_err(|error| refused(error.message))?;
+        let context = payload_context(&body).map_err(|error| refused(error.message))?;
+        let text = wrapped
+            .open(&data_key.payload_key(&body), &context)
+            .map_err(|error| refused(format!("does not open: {}", error.message)))?;
+        let payload = Payload::parse(&text).map_err(refused)?;
+        Ok(Keyring {
+            identity: body.identity(sealed.sha256()),
+            body,
+            payload,
+            data_key,
+        })
+    }
+}
+
+/// An open keyring: its MAC held, so its body is to be believed.
+pub struct Keyring {
+    /// The body.
+    pub body: Body,
+    /// What it is for.
+    pub payload: Payload,
+    data_key: DataKey,
+    identity: Identity,
+}
+
+impl Keyring {
+    /// A new keyring with no slots and nothing in it. It becomes a file by [`Keyring::seal`].
+    pub fn create() -> Result<Self, kdf_api::Error> {
+        let data_key = DataKey::random()?;
+        let mut body = Body::new(kdf_api::id::random()?);
+        body.commitment = data_key.commitment(&body);
+        let identity = body.identity("");
+        Ok(Self {
+            body,
+            payload: Payload::default(),
+            data_key,
+            identity,
+        })
+    }
+
+    /// What tells the state on the disk from others; without a hash for one that was never written.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The data key, to be wrapped for a slot.
+    pub fn data_key(&self) -> &DataKey {
+        &self.data_key
+    }
+
+    /// The next generation as a file, and its identity. Whoever writes it durably calls [`Keyring::written`].
+    pub fn seal(&mut self) -> Result<Written, kdf_api::Error> {
+        let mut body = self.body.clone();
+        if !self.identity.sha256.is_empty() {
+            body.generation += 1;
+        }
+        let text = self.payload.to_secret()?;
+        let context = payload_context(&body)?;
+        body.sealed =
+            Wrapped::seal(&self.data_key.payload_key(&body), &context, &text, MAX_PAYLOAD)?.to_json();
+        let line1 = body.to_line();
+        let bytes = file::Sealed::write(&line1, &self.data_key.mac(&body, line1.as_bytes()));
+        let identity = body.identity(&file::sha256_hex(line1.as_bytes()));
+        Ok(Written {
+            bytes,
+            body,
+            identity,
+        })
+    }
+
+    /// Takes note that a generation is on the disk.
+    pub fn written(&mut self, written: Written) {
+        self.body = written.body;
+        self.identity = written.identity;
+    }
+}
+
+/// A generation that is about to be written.
+pub struct Written {
+    /// The file's content.
+    pub bytes: Vec<u8>,
+    /// What tells it from others.
+    pub identity: Identity,
+    body: Body,
+}
+
+fn payload_context(body: &Body) -> Result<Context, kdf_api::Error> {
+    Context::new(
+        "unsealer",
+        1,
+        &[
+            ("keyring", &body.id.to_string()),
+            ("epoch", &body.epoch.to_string()),
+            ("generation", &body.generation.to_string()),
+            ("part", "payload"),
+        ],
+    )
+}
+
+/// The context under which a slot of a keyring wraps the data key, policy `any`.
+pub fn slot_context(id: Uuid, epoch: u64, slot: &str) -> Result<Context, kdf_api::Error> {
+    Context::new(
+        "unsealer",
+        1,
+        &[
+            ("keyring", &id.to_string()),
+            ("epoch", &epoch.to_string()),
+            ("slot", slot),
+            ("policy", "any"),
+        ],
+    )
+}
+
+/// Wraps the data key under the key of a slot.
+pub fn wrap_data_key(
+    ikm: &Key,
+    context: &Context,
+    data_key: &DataKey,
+) -> Result<serde_json::Value, kdf_api::Error> {
+    Ok(Wrapped::seal(ikm, context, data_key.as_secret(), Key::LENGTH)?.to_json())
+}
+
+/// Unwraps the data key with the key of a slot.
+pub fn unwrap_data_key(
+    ikm: &Key,
+    context: &Context,
+    wrapped: &serde_json::Value,
+) -> Result<DataKey, kdf_api::Error> {
+    let secret = Wrapped::from_json(wrapped, Key::LENGTH)?.open(ikm, context)?;
+    DataKey::new(secret).ok_or_else(|| {
+        kdf_api::Error::new(
+            kdf_api::Code::Tampered,
+            "the slot holds something that is not a data key",
+        )
+    })
+}
+
+impl fmt::Debug for Locked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Locked({:?})", self.identity())
+    }
+}
+
+impl fmt::Debug for Keyring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Keyring({:?}, ..)", self.identity)
+    }
+}
+
+impl fmt::Debug for Written {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Written({:?})", self.identity)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,239 @@
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+use kdf_api::Secret;
+use proptest::prelude::*;
+
+use super::*;
+
+/// A keyring as `init` leaves it, with two slots that each wrap the data key under a key of their own.
+fn keyring() -> (Keyring, Vec<(String, Key)>) {
+    let mut keyring = Keyring::create().unwrap();
+    let mut keys = Vec::new();
+    for name in ["file", "fingerprint"] {
+        let ikm = Key::random().unwrap();
+        keyring.body.slots.push(slot(&keyring, name, &ikm));
+        keys.push((name.to_owned(), ikm));
+    }
+    keyring.payload.active = Some(Active {
+        shares: (1..=5_u8).map(|i| Secret::copy_of(&[i; 33])).collect(),
+        threshold: 3,
+        created: 1_790_000_000,
+    });
+    keyring.payload.credential = Some(RotationCredential::AppRole {
+        mount: "unsealer".to_owned(),
+        role: "unsealer-rotate".to_owned(),
+        role_id: "role-id".to_owned(),
+        secret_id: Secret::copy_of(b"secret-id"),
+        accessor: "accessor".to_owned(),
+    });
+    keyring.payload.pending = Some(Pending {
+        root_token: Secret::copy_of(b"s.root"),
+        step: "saved".to_owned(),
+    });
+    (keyring, keys)
+}
+
+fn slot(keyring: &Keyring, name: &str, ikm: &Key) -> Slot {
+    let context = slot_context(keyring.body.id, keyring.body.epoch, name).unwrap();
+    Slot {
+        name: name.to_owned(),
+        kind: Kind::Derive,
+        program: ProgramHint {
+            name: "kdf-test".to_owned(),
+            version: "1".to_owned(),
+        },
+        enrolment_id: kdf_api::id::random().unwrap(),
+        enrolment: serde_json::json!({"v": 1}),
+        kept: None,
+        salt: None,
+        wrapped: wrap_data_key(ikm, &context, keyring.data_key()).unwrap(),
+    }
+}
+
+fn file() -> (Vec<u8>, Vec<(String, Key)>) {
+    let (mut keyring, keys) = keyring();
+    (keyring.seal().unwrap().bytes, keys)
+}
+
+/// Opens a file as the program does, by the first slot that gives a data key.
+fn open(bytes: &[u8], keys: &[(String, Key)]) -> Result<Keyring, String> {
+    let locked = Locked::parse(bytes).map_err(|fault| fault.to_string())?;
+    for slot in &locked.body.slots {
+        let context =
+            slot_context(locked.body.id, locked.body.epoch, &slot.name).map_err(|e| e.to_string())?;
+        for (_, ikm) in keys.iter().filter(|(name, _)| *name == slot.name) {
+            if let Ok(data_key) = unwrap_data_key(ikm, &context, &slot.wrapped) {
+                return locked.open(data_key).map_err(|fault| fault.to_string());
+            }
+        }
+    }
+    Err("no slot opens".to_owned())
+}
+
+#[test]
+fn what_is_sealed_opens_by_every_slot() {
+    let (bytes, keys) = file();
+    for one in &keys {
+        let opened = open(&bytes, std::slice::from_ref(one)).unwrap();
+        let active = opened.payload.active.unwrap();
+        assert_eq!((active.shares.len(), active.threshold), (5, 3));
+        assert_eq!(active.shares[4].expose(), [5; 33]);
+        assert_eq!(opened.payload.pending.unwrap().root_token.expose(), b"s.root");
+        assert!(matches!(
+            opened.payload.credential,
+            Some(RotationCredential::AppRole { .. })
+        ));
+    }
+}
+
+/// Invariant 3: flipping any bit of a keyring is detected.
+#[test]
+fn every_flipped_bit_is_detected() {
+    let (bytes, keys) = file();
+    open(&bytes, &keys).unwrap();
+    for bit in 0..bytes.len() * 8 {
+        let mut flipped = bytes.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        assert!(open(&flipped, &keys).is_err(), "bit {bit}");
+    }
+}
+
+/// The same with the hash made to fit, as somebody who can write the file would: the MAC finds it. Where the body no longer
+/// parses, that is found first.
+#[test]
+fn every_flipped_bit_is_detected_with_the_hash_made_to_fit() {
+    let (bytes, keys) = file();
+    let end = bytes.iter().position(|byte| *byte == b'\n').unwrap();
+    let line2 = &bytes[end + 1..];
+    let mac = String::from_utf8(line2[line2.len() - 67..line2.len() - 3].to_vec()).unwrap();
+    for bit in (0..end * 8).step_by(3) {
+        let mut line1 = bytes[..end].to_vec();
+        line1[bit / 8] ^= 1 << (bit % 8);
+        let hash = file::sha256_hex(&line1);
+        let forged = [
+            &line1[..],
+            format!("\n{{\"sha256\":\"{hash}\",\"mac\":\"{mac}\"}}\n").as_bytes(),
+        ]
+        .concat();
+        assert!(open(&forged, &keys).is_err(), "bit {bit}");
+    }
+}
+
+#[test]
+fn truncated_at_any_byte_it_is_refused() {
+    let (bytes, _) = file();
+    for length in 0..bytes.len() {
+        assert!(Locked::parse(&bytes[..length]).is_err(), "{length}");
+    }
+    assert_eq!(Locked::parse(b"").unwrap_err(), Fault::Empty);
+    assert_eq!(Locked::parse(&bytes[..100]).unwrap_err(), Fault::Form);
+    let longer = [&bytes[..], b"\n"].concat();
+    assert_eq!(Locked::parse(&longer).unwrap_err(), Fault::Form);
+}
+
+/// Invariant 4: a payload opens only in its own generation, and a slot only under its own name and keyring.
+#[test]
+fn parts_of_one_keyring_do_not_fit_another() {
+    let (mut one, keys) = keyring();
+    let first = one.seal().unwrap();
+    let old_payload = first.body.sealed.clone();
+    one.written(first);
+    let second = one.seal().unwrap();
+    assert_eq!(second.identity.generation, 2);
+
+    // The payload of generation 1 in generation 2, sealed again by somebody who knows the data key.
+    let mut body = second.body.clone();
+    body.sealed = old_payload;
+    let line1 = body.to_line();
+    let bytes = file::Sealed::write(&line1, &one.data_key.mac(&body, line1.as_bytes()));
+    assert!(open(&bytes, &keys).unwrap_err().contains("payload does not open"));
+
+    // Slots exchanged by name: neither opens.
+    let mut body = second.body.clone();
+    let (left, right) = (body.slots[0].wrapped.clone(), body.slots[1].wrapped.clone());
+    (body.slots[0].wrapped, body.slots[1].wrapped) = (right, left);
+    let line1 = body.to_line();
+    let bytes = file::Sealed::write(&line1, &one.data_key.mac(&body, line1.as_bytes()));
+    assert_eq!(open(&bytes, &keys).unwrap_err(), "no slot opens");
+
+    // A slot of another keyring, under the same name and key: does not open. Positive control: in its own it does.
+    let (other, _) = keyring();
+    let mut body = second.body.clone();
+    body.slots = vec![slot(&other, "file", &keys[0].1)];
+    let line1 = body.to_line();
+    let bytes = file::Sealed::write(&line1, &one.data_key.mac(&body, line1.as_bytes()));
+    assert_eq!(open(&bytes, &keys).unwrap_err(), "no slot opens");
+    body.slots = vec![slot(&one, "file", &keys[0].1)];
+    let line1 = body.to_line();
+    let bytes = file::Sealed::write(&line1, &one.data_key.mac(&body, line1.as_bytes()));
+    open(&bytes, &keys).unwrap();
+}
+
+#[test]
+fn a_data_key_of_another_keyring_is_that_slots_fault() {
+    let (mut one, _) = keyring();
+    let (other, _) = keyring();
+    let bytes = one.seal().unwrap().bytes;
+    let fault = Locked::parse(&bytes).unwrap().open(other.data_key).unwrap_err();
+    assert_eq!(fault, Fault::Commitment);
+}
+
+#[test]
+fn another_version_is_told_from_damage() {
+    let (bytes, _) = file();
+    let end = bytes.iter().position(|byte| *byte == b'\n').unwrap();
+    let line1 = String::from_utf8(bytes[..end].to_vec()).unwrap();
+    let refused = |line1: &str| Locked::parse(&file::Sealed::write(line1, &[0; 32])).unwrap_err();
+    assert_eq!(
+        refused(&line1.replacen("\"v\":1", "\"v\":2", 1)),
+        Fault::Version(2)
+    );
+    let more = line1.replacen("\"v\":1", "\"v\":1,\"from-the-future\":1", 1);
+    assert!(matches!(refused(&more), Fault::Body(what) if what.starts_with("has a field")));
+    let twice = line1.replacen("\"epoch\":1", "\"epoch\":1,\"epoch\":1", 1);
+    assert!(matches!(refused(&twice), Fault::Body(what) if what.starts_with("has a key twice")));
+    let k_of_n = line1.replacen("\"any\"", "\"2of3\"", 1);
+    assert!(matches!(refused(&k_of_n), Fault::Body(what) if what.contains("policy")));
+}
+
+#[test]
+fn no_secret_stands_in_the_file_or_in_debug_output() {
+    let (mut keyring, keys) = keyring();
+    let bytes = keyring.seal().unwrap().bytes;
+    let text = String::from_utf8(bytes).unwrap() + &format!("{keyring:?}");
+    let share = Secret::copy_of(&[5; 33]);
+    for secret in [&share, keys[0].1.as_secret(), keyring.data_key.as_secret()] {
+        assert!(!text.contains(secret.to_base64().as_str()));
+        assert!(!text.contains(&base16ct::lower::encode_string(secret.expose())));
+    }
+    assert!(!text.contains("s.root"));
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_read_or_refused_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+        let _ = Locked::parse(&bytes);
+    }
+
+    #[test]
+    fn any_body_with_a_good_hash_too(line1 in r#"[\[\]{}",:0-9a-z]{0,80}"#) {
+        let _ = Locked::parse(&file::Sealed::write(&line1, &[0; 32]));
+    }
+
+    #[test]
+    fn any_shares_round_trip(shares in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 16..34), 1..8)) {
+        let (mut keyring, keys) = keyring();
+        let threshold = u8::try_from(shares.len()).unwrap();
+        keyring.payload.active = Some(Active {
+            shares: shares.iter().map(|share| Secret::copy_of(share)).collect(), threshold, created: 0,
+        });
+        let bytes = keyring.seal().unwrap().bytes;
+        let read = open(&bytes, &keys).unwrap().payload.active.unwrap();
+        prop_assert!(read.shares.iter().zip(&shares).all(|(read, share)| read.expose() == &share[..]));
+    }
+}

@@ -1,0 +1,114 @@
+//! What a person or a script reads: progress on stderr, the result on stdout, as text or as JSON.
+
+use std::io::Write;
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use crate::error::Error;
+use crate::exit::Exit;
+
+/// How results are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON value, for scripts.
+    Json,
+}
+
+/// What a command has to say when it ends.
+#[derive(Debug)]
+pub struct Report {
+    /// The exit status.
+    pub exit: Exit,
+    /// For people: lines, without the last line end.
+    pub text: String,
+    /// For scripts.
+    pub json: Value,
+}
+
+impl Report {
+    /// A report of success.
+    pub fn done(text: impl Into<String>, json: Value) -> Self {
+        Self {
+            exit: Exit::Done,
+            text: text.into(),
+            json,
+        }
+    }
+}
+
+/// Tells what happens while it happens.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress {
+    format: Format,
+    started: Instant,
+}
+
+impl Progress {
+    /// Starts the clock.
+    pub fn new(format: Format) -> Self {
+        Self {
+            format,
+            started: Instant::now(),
+        }
+    }
+
+    /// One step, with the time since the start. Scripts that asked for JSON get nothing until the end.
+    pub fn step(&self, text: impl std::fmt::Display) {
+        if self.format == Format::Text {
+            self.say(&text.to_string());
+        }
+    }
+
+    /// Something that nobody may miss, whatever the format.
+    pub fn warn(&self, text: impl std::fmt::Display) {
+        self.say(&format!("WARNING: {text}"));
+    }
+
+    fn say(&self, text: &str) {
+        let elapsed = self.started.elapsed().as_secs_f64();
+        // Nobody is left to tell if stderr is gone.
+        let _ = writeln!(std::io::stderr(), "[{elapsed:7.3} s] {text}");
+    }
+}
+
+/// Writes what a command ended with, and gives its exit status.
+pub fn finish(format: Format, outcome: Result<Report, Error>) -> Exit {
+    let report = match outcome {
+        Ok(report) => report,
+        Err(error) => match format {
+            Format::Text => {
+                let hint = error
+                    .hint()
+                    .map_or_else(String::new, |hint| format!("\n  {hint}"));
+                let _ = writeln!(std::io::stderr(), "unsealer: {error}{hint}");
+                return error.exit();
+            }
+            Format::Json => {
+                let exit = error.exit();
+                let json = json!({"error": {"message": error.to_string(), "hint": error.hint(), "exit": exit as u8}});
+                Report {
+                    exit,
+                    text: String::new(),
+                    json,
+                }
+            }
+        },
+    };
+    let text = match format {
+        Format::Text => report.text,
+        Format::Json => report.json.to_string(),
+    };
+    let written = if text.is_empty() {
+        Ok(())
+    } else {
+        writeln!(std::io::stdout(), "{text}")
+    };
+    match written {
+        Ok(()) => report.exit,
+        Err(_) => Exit::Error,
+    }
+}

@@ -1,0 +1,125 @@
+//! The state folder itself: where it is, whose it is, and the lock that keeps writers apart.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use tracing::warn;
+
+use crate::error::Error;
+
+/// The state folder: `keyring.json`, `seen.json`, `journal.jsonl`, `proven.json`, `lock`.
+#[derive(Clone, Debug)]
+pub struct StateFolder {
+    path: PathBuf,
+    keyring: PathBuf,
+}
+
+impl StateFolder {
+    /// Opens an existing folder. `keyring` overrides where the keyring lies.
+    pub fn open(path: &Path, keyring: Option<&Path>) -> Result<Self, Error> {
+        let metadata = match path.metadata() {
+            Ok(metadata) if metadata.is_dir() => metadata,
+            Ok(_) => return Err(Error::file("use", path, io::ErrorKind::NotADirectory.into())),
+            Err(error) => return Err(Error::file("open the state folder", path, error)),
+        };
+        if metadata.mode() & 0o022 != 0 {
+            return Err(Error::UnsafeFolder {
+                path: path.to_owned(),
+                mode: metadata.mode() & 0o7777,
+            });
+        }
+        let keyring = keyring.map_or_else(|| path.join("keyring.json"), Path::to_owned);
+        Ok(Self {
+            path: path.to_owned(),
+            keyring,
+        })
+    }
+
+    /// Opens the folder, and makes it (mode 0700) if it is not there yet.
+    pub fn open_or_create(path: &Path, keyring: Option<&Path>) -> Result<Self, Error> {
+        match std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+        {
+            Ok(()) => Self::open(path, keyring),
+            Err(error) => Err(Error::file("make the state folder", path, error)),
+        }
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The keyring file.
+    pub fn keyring(&self) -> &Path {
+        &self.keyring
+    }
+
+    /// The generation before it.
+    pub fn previous_keyring(&self) -> PathBuf {
+        self.keyring.with_extension("prev.json")
+    }
+
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Takes the lock for writing. Fails at once if somebody else has it.
+    pub fn lock(&self) -> Result<Exclusive, Error> {
+        let path = self.file("lock");
+        let file = open_lock(&path).map_err(|error| Error::file("open the lock", &path, error))?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Exclusive { _file: file }),
+            Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::Locked { path }),
+            Err(error) => Err(Error::file("lock", &path, error.into())),
+        }
+    }
+
+    /// Takes the lock for reading, if that can be had: on a read-only folder reading goes on without it, and says so.
+    pub fn lock_shared(&self) -> Result<Shared, Error> {
+        let path = self.file("lock");
+        let file = match open_lock(&path) {
+            Ok(file) => file,
+            Err(error) => {
+                warn!(path = %path.display(), %error, "reading without the lock: a writer could interfere");
+                return Ok(Shared { file: None });
+            }
+        };
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => Ok(Shared { file: Some(file) }),
+            Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::Locked { path }),
+            Err(error) => Err(Error::file("lock", &path, error.into())),
+        }
+    }
+}
+
+fn open_lock(path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?.into())
+}
+
+/// The lock of a writer: nobody else reads or writes. Ends when dropped.
+#[derive(Debug)]
+pub struct Exclusive {
+    _file: File,
+}
+
+/// The lock of a reader.
+#[derive(Debug)]
+pub struct Shared {
+    file: Option<File>,
+}
+
+impl Shared {
+    /// Whether this reader can be the only one for a moment: it then holds the exclusive lock.
+    pub(crate) fn try_upgrade(&self) -> bool {
+        self.file
+            .as_ref()
+            .is_some_and(|file| rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive).is_ok())
+    }
+}

@@ -1,0 +1,71 @@
+//! Which slots opened in which boot: advice for people, authenticated by nothing and decisive for nothing.
+//!
+//! A hook that opened in one boot only is "not yet proven across a reboot".
+
+use std::collections::BTreeMap;
+
+use kdf_api::json::{self, Limits};
+use serde::{Deserialize, Serialize};
+
+use super::{StateFolder, durable};
+use crate::error::Error;
+
+const LIMITS: Limits = Limits {
+    bytes: 64 * 1024,
+    depth: 4,
+};
+
+/// The record.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Proven {
+    v: u64,
+    slots: BTreeMap<String, Boot>,
+}
+
+/// The boot in which a slot was enrolled or last tested.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Boot {
+    boot_id: String,
+}
+
+impl Proven {
+    /// Reads the record. One that cannot be read counts as empty: it is advice.
+    pub fn load(state: &StateFolder) -> Self {
+        durable::read(&state.file("proven.json"), LIMITS.bytes)
+            .ok()
+            .flatten()
+            .and_then(|text| json::parse(&text, LIMITS).ok())
+            .unwrap_or(Self {
+                v: 1,
+                slots: BTreeMap::new(),
+            })
+    }
+
+    /// Notes that slots were enrolled in this boot, and forgets all others.
+    pub fn enrolled(state: &StateFolder, slots: &[&str]) -> Result<(), Error> {
+        let boot = Boot { boot_id: boot_id() };
+        let slots = slots
+            .iter()
+            .map(|slot| ((*slot).to_owned(), boot.clone()))
+            .collect();
+        let text = serde_json::to_string(&Self { v: 1, slots }).unwrap_or_default();
+        durable::replace(&state.file("proven.json"), format!("{text}\n").as_bytes())
+    }
+
+    /// Whether a slot that opens now opens in another boot than the one in which it was enrolled.
+    pub fn across_a_reboot(&self, slot: &str) -> bool {
+        self.slots
+            .get(slot)
+            .is_none_or(|enrolled| enrolled.boot_id != boot_id())
+    }
+}
+
+/// The kernel's name for this boot; empty where it does not say.
+fn boot_id() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
+}
