@@ -17,4 +17,5 @@ pub mod openbao;
 pub mod ports;
 pub mod process;
 mod procfs;
+pub mod site;
 pub mod wait;

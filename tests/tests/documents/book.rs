@@ -1,11 +1,14 @@
 //! Every document: links lead somewhere, and configuration that is shown is configuration that is read.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use unsealer::config::Config;
+use unsealer_tests::process::{bin, run};
 
-use crate::{blocks, document, root};
+use crate::{LIMIT, blocks, document, root};
 
 /// Every Markdown file of the project that is written by hand.
 fn documents() -> Vec<PathBuf> {
@@ -86,7 +89,9 @@ fn every_invariant_names_tests_that_name_it() {
         .collect();
     assert_eq!(rows.len(), 10);
     for (row, number) in rows.iter().zip(1..) {
-        let [first, _, tests] = row[..] else { panic!("{row:?}") };
+        let [first, _, tests] = row[..] else {
+            panic!("{row:?}")
+        };
         assert_eq!(first, number.to_string());
         if tests.ends_with("in a later release") {
             continue;
@@ -95,7 +100,9 @@ fn every_invariant_names_tests_that_name_it() {
         assert!(!files.is_empty(), "invariant {number} names no test");
         for file in files {
             let text = document(file).to_lowercase();
-            let named = text.match_indices("invariant").any(|(at, _)| names(&text[at..], number));
+            let named = text
+                .match_indices("invariant")
+                .any(|(at, _)| names(&text[at..], number));
             assert!(named, "{file} does not say that it guards invariant {number}");
         }
     }
@@ -103,7 +110,45 @@ fn every_invariant_names_tests_that_name_it() {
 
 /// Whether text such as "invariants 3 and 4: …" names this number.
 fn names(text: &str, number: u32) -> bool {
-    let text = text.trim_start_matches("invariants").trim_start_matches("invariant");
-    let listed = text.split(|c: char| !(c.is_ascii_digit() || " and,".contains(c))).next().unwrap_or_default();
-    listed.split(|c: char| !c.is_ascii_digit()).any(|digits| digits == number.to_string())
+    let text = text
+        .trim_start_matches("invariants")
+        .trim_start_matches("invariant");
+    let listed = text
+        .split(|c: char| !(c.is_ascii_digit() || " and,".contains(c)))
+        .next()
+        .unwrap_or_default();
+    listed
+        .split(|c: char| !c.is_ascii_digit())
+        .any(|digits| digits == number.to_string())
+}
+
+/// Every command line of ours that a document shows: its subcommands exist, and its flags.
+#[test]
+fn commands_that_are_shown_exist() {
+    let mut shown = BTreeSet::new();
+    for document in documents() {
+        let text = fs::read_to_string(&document).unwrap();
+        for before in ["`unsealer ", "$ sudo unsealer "] {
+            let lines = text
+                .split(before)
+                .skip(1)
+                .map(|rest| rest.split(['`', '\n']).next().unwrap());
+            shown.extend(lines.map(str::to_owned));
+        }
+    }
+    assert!(shown.len() > 10, "{shown:?}");
+    for line in shown {
+        let is_command = |word: &&str| word.bytes().all(|byte| byte.is_ascii_lowercase());
+        let help = run(
+            Command::new(bin("unsealer"))
+                .args(line.split(' ').take_while(is_command))
+                .arg("--help"),
+            b"",
+            LIMIT,
+        );
+        assert_eq!(help.code(), 0, "{line}: {help:?}");
+        for flag in line.split(' ').filter(|word| word.starts_with("--")) {
+            assert!(help.stdout_text().contains(flag), "{line}: there is no {flag}");
+        }
+    }
 }

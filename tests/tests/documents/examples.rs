@@ -191,7 +191,7 @@ fn the_keeper_takes_canonical_base64_and_its_own_wraps_alone() {
     let unwrap = |context: &str, wrapped: &Value| json!({"verb": "unwrap", "enrolment": enrolment, "context": context, "wrapped": wrapped});
     assert_eq!(keeper.ok(&unwrap("a/v1", &wrapped))["secret"], "AAAA");
     assert_eq!(keeper.refused(&unwrap("a/v2", &wrapped)), "wrong-device");
-    let mut altered = wrapped.clone();
+    let mut altered = wrapped;
     altered["nonce"] = "AAAAAAAAAAAAAAAA".into();
     assert_eq!(keeper.refused(&unwrap("a/v1", &altered)), "wrong-device");
     altered["more"] = 1.into();

@@ -105,7 +105,7 @@ fn every_slot_and_the_data_key_give_the_shares() {
         // What the hook prints; for the others the key, in both encodings.
         let mut keys = vec![
             slot.get("output")
-                .unwrap_or(&slot["ikm"])
+                .unwrap_or_else(|| &slot["ikm"])
                 .as_str()
                 .unwrap()
                 .to_owned(),

@@ -1,12 +1,16 @@
 //! `docs/vectors/`: the project's own vectors, computed by a program that shares no code with it.
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::Command;
 
 use kdf_api::wrap::MAX_SECRET;
 use kdf_api::{Context, Key, Wrapped, hkdf};
 use serde_json::Value;
+use tempfile::TempDir;
 use unsealer::keyring::{DataKey, Locked, slot_context, unwrap_data_key};
-use unsealer_tests::process::run;
+use unsealer_tests::process::{bin, run};
 
 use crate::{LIMIT, bytes_32, hex, list, require_python, root, text, vectors};
 
@@ -106,4 +110,61 @@ fn the_keyring_opens_by_every_slot() {
         parse().open(other).is_err(),
         "another data key is not committed to"
     );
+}
+
+/// Runs one of our KDF executables: the key of a context, in hex.
+fn derived(program: &str, folder: &Path, enrolment: &Value, setting: &str, context: &str) -> String {
+    let stored = folder.join("enrolment.json");
+    fs::write(&stored, enrolment.to_string()).unwrap();
+    let mut command = Command::new(bin(program));
+    command.arg("derive").arg("--enrolment").arg(stored);
+    command.args(["--setting", setting, "--context", context]);
+    let finished = run(&mut command, b"", LIMIT);
+    assert_eq!(finished.code(), 0, "{finished:?}");
+    finished.stdout_text().trim_end().to_owned()
+}
+
+#[test]
+fn kdf_file_derives_the_published_keys() {
+    let vectors = vectors("kdf-file");
+    let folder = TempDir::new().unwrap();
+    let key_file = folder.path().join("file.key");
+    fs::write(&key_file, text(&vectors["key_file"])).unwrap();
+    fs::set_permissions(&key_file, Permissions::from_mode(0o600)).unwrap();
+    let setting = format!("path={}", key_file.display());
+    for case in list(&vectors["keys"]) {
+        let key = derived(
+            "kdf-file",
+            folder.path(),
+            &vectors["enrolment"],
+            &setting,
+            text(&case["context"]),
+        );
+        assert_eq!(key, text(&case["key"]), "{}", case["context"]);
+    }
+}
+
+#[test]
+fn kdf_software_derives_the_published_keys() {
+    let vectors = vectors("kdf-software");
+    let sysroot = TempDir::new().unwrap();
+    let dmi = sysroot.path().join("sys/class/dmi/id");
+    fs::create_dir_all(&dmi).unwrap();
+    for component in list(&vectors["components"]) {
+        let name = text(&component["kind"])
+            .trim_start_matches("dmi-")
+            .replace('-', "_");
+        fs::write(dmi.join(name), text(&component["raw"])).unwrap();
+    }
+    let setting = format!("sysroot={}", sysroot.path().display());
+    for case in list(&vectors["keys"]) {
+        let key = derived(
+            "kdf-software",
+            sysroot.path(),
+            &vectors["enrolment"],
+            &setting,
+            text(&case["context"]),
+        );
+        assert_eq!(key, text(&case["key"]), "{}", case["context"]);
+    }
 }

@@ -160,7 +160,7 @@ mod tests {
     const SHARES: [[u8; 33]; 3] = [[0x0A; 33], [0xB0; 33], [0xCC; 33]];
 
     fn hex(share: &[u8]) -> String {
-        share.iter().map(|byte| format!("{byte:02x}")).collect()
+        base16ct::lower::encode_string(share)
     }
 
     fn list<'a>(shares: impl IntoIterator<Item = &'a [u8; 33]>, text: impl Fn(&[u8]) -> String) -> String {

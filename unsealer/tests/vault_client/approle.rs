@@ -96,14 +96,14 @@ fn the_credential_is_minted_read_back_and_used() {
     assert_eq!(
         limits,
         SecretIdLimits {
-            ttl: Duration::from_secs(2_764_800),
+            ttl: Duration::from_hours(768),
             uses: 0
         }
     );
     let login = run(client.login(&role.role_id, &role.secret_id)).unwrap();
     assert_eq!(
         (login.token.expose(), login.ttl),
-        (b"s.short".as_slice(), Duration::from_secs(60))
+        (b"s.short".as_slice(), Duration::from_mins(1))
     );
     let asked = fake.asked();
     assert_eq!(asked[2].body, r#"{"secret_id_accessor":"accessor-1"}"#);

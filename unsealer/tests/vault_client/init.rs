@@ -28,10 +28,6 @@ fn init(fake: &Fake) -> Result<InitReply, Box<InitFailed>> {
     run(fake.client().init(3, 2, Duration::from_secs(20)))
 }
 
-fn failed(body: String) -> Box<InitFailed> {
-    init(&Fake::always(200, body)).unwrap_err()
-}
-
 #[test]
 fn asks_once_and_reads_every_share() {
     let made = shares(3);
@@ -89,7 +85,7 @@ fn a_wrong_answer_is_refused_and_kept() {
             "lacks the field `root_token`",
         ),
     ] {
-        let failed = failed(text.clone());
+        let failed = init(&Fake::always(200, text.clone())).unwrap_err();
         assert!(matches!(failed.error, Error::Malformed { .. }), "{failed}");
         let words = all_words(&failed);
         assert!(words.contains(why), "{words}");

@@ -35,7 +35,7 @@ fn shares(n: u8) -> Vec<Secret> {
 }
 
 fn hex(secret: &Secret) -> String {
-    secret.expose().iter().map(|byte| format!("{byte:02x}")).collect()
+    base16ct::lower::encode_string(secret.expose())
 }
 
 /// Everything that an operator or a log could see of an error.

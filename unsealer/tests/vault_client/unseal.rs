@@ -267,7 +267,7 @@ fn a_follower_that_answers_the_last_share_late_is_waited_for() {
 #[test]
 fn a_follower_that_never_opens_is_told_after_a_while() {
     let fake = quiet(Play {
-        joins_after: Some(Duration::from_secs(3600)),
+        joins_after: Some(Duration::from_hours(1)),
         ..Play::new()
     });
     let error = run(unseal_node(
