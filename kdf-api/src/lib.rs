@@ -1,4 +1,26 @@
-//! Placeholder.
+//! Derive keys from, and keep secrets in, a root of trust: a TPM, a fingerprint, a file, or what a vendor builds.
+//!
+//! One abstraction with two ends. A root of trust implements [`Backend`] and [`Kdf`] (or [`SecretStorage`]), and
+//! [`plugin::run`] makes it an executable that speaks the KDF protocol. A program with a secret to protect holds a
+//! [`Device`]: such an executable by its path ([`host::Executable`]), or a backend in its own process ([`InProcess`]).
+//!
+//! A whole KDF executable:
+//!
+#![cfg_attr(feature = "plugin", doc = concat!("```rust,no_run\n", include_str!("../examples/vendor.rs"), "```"))]
+//!
+//! | module | for whom | one idea |
+//! |---|---|---|
+//! | [`plugin`] | vendors | a backend becomes an executable |
+//! | [`host`] | hosts | run executables and trust nothing but their answers |
+//! | [`protocol`], [`context`], [`wrap`], [`error`] | both | what both ends speak |
+//! | [`secret`], [`secret_text`], [`hkdf`], [`hardening`] | both | secrets that are wiped, and work on them |
+//! | [`json`], [`id`], [`trusted_path`] | both | hostile input, ids, files that others cannot change |
+//!
+//! # Wiping
+//!
+//! Secrets have types of their own ([`Secret`], [`Key`]), in a small locked arena where they fit. What the language does
+//! not wipe by itself (parsers, buffers, futures) is wiped by the allocator of each executable: a host of your own that holds
+//! secrets should set one too, as `zeroizing_alloc` provides it.
 #![deny(unsafe_code)]
 
 mod arena;

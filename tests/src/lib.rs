@@ -12,8 +12,10 @@
     reason = "a test fails by panicking"
 )]
 
+pub mod fake_vault;
 pub mod http;
 pub mod openbao;
+pub mod opened;
 pub mod ports;
 pub mod process;
 mod procfs;

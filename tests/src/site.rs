@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use crate::process::{Finished, bin, run, write_program};
 
 /// Far more than any command takes here.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 
 /// One machine. Its files are below one temporary folder that only its owner can enter.
 pub struct Site {

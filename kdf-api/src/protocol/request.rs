@@ -1,4 +1,5 @@
 //! Requests: written by a host, read by a program.
+#![allow(clippy::ref_option_ref, reason = "serde hands fields by reference")]
 
 use std::collections::BTreeMap;
 
@@ -16,7 +17,7 @@ use crate::secret::Secret;
 use crate::secret_text::FromBase64;
 
 /// A request as a host writes it: what a verb does not take is left out.
-#[allow(clippy::ref_option_ref, reason = "serde's derive hands fields by reference")]
+
 #[derive(Serialize)]
 pub(crate) struct Outgoing<'a> {
     pub(crate) verb: Verb,

@@ -52,8 +52,7 @@ fn show(app: &App) -> Result<Report, Error> {
         }
     };
     let text = format!("{}known: {known}", describe(&locked));
-    let mut json = public_json(&locked.body);
-    json["known"] = known.into();
+    let json = json!({"keyring": public_json(&locked.body), "known": known});
     Ok(Report::done(text, json))
 }
 

@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::exit::Exit;
 use crate::open;
 use crate::report::Report;
-use crate::state::journal::{Journal, Step};
+use crate::state::journal::{Journal, Operation, Step};
 use crate::vault::NodeState;
 
 /// Runs the command.
@@ -50,30 +50,27 @@ pub(crate) fn is_open(state: &NodeState) -> bool {
 }
 
 fn node_json(node: &NodeClient, state: &NodeState) -> Value {
-    let mut json = json!({
-        "name": node.name,
-        "address": node.client.address().to_string(),
-        "state": state.name(),
-    });
-    if let Some(status) = state.status() {
-        json["threshold"] = status.threshold.into();
-        json["shares"] = status.shares.into();
-        json["progress"] = status.progress.into();
-        json["version"] = status.version.clone().into();
-    } else {
-        json["error"] = state.to_string().into();
+    let (name, address, state_name) = (&node.name, node.client.address().to_string(), state.name());
+    match state.status() {
+        Some(status) => json!({
+            "name": name, "address": address, "state": state_name, "threshold": status.threshold,
+            "shares": status.shares, "progress": status.progress, "version": status.version,
+        }),
+        None => json!({"name": name, "address": address, "state": state_name, "error": state.to_string()}),
     }
-    json
 }
 
 /// What can be said of the keyring without opening it. That there is none, or that it is not ours to read, is no error here.
 fn keyring(app: &App) -> (String, Value) {
-    let state = match app.state() {
-        Ok(state) => state,
-        Err(error) => return (format!("keyring: {error}\n"), json!({"error": error.to_string()})),
-    };
-    let locked = match open::load(&state, &app.config) {
-        Ok(locked) => locked,
+    let loaded = app
+        .state()
+        .and_then(|state| open::load(&state, &app.config).map(|locked| (state, locked)));
+    let (state, locked) = match loaded {
+        Ok(loaded) => loaded,
+        Err(Error::NoKeyring { .. }) => return ("keyring: none yet\n".to_owned(), Value::Null),
+        Err(Error::File { error, .. }) if error.kind() == std::io::ErrorKind::NotFound => {
+            return ("keyring: none yet\n".to_owned(), Value::Null);
+        }
         Err(error) => return (format!("keyring: {error}\n"), json!({"error": error.to_string()})),
     };
     let body = &locked.body;
@@ -84,23 +81,32 @@ fn keyring(app: &App) -> (String, Value) {
         body.generation,
         slots.join(", ")
     );
-    let mut json = json!({"id": body.id, "generation": body.generation, "epoch": body.epoch, "slots": slots});
-    if let Err(error) = open::recognise(&state, &locked.identity()) {
-        let _ = writeln!(text, "  {error}");
-        json["error"] = error.to_string().into();
+    let refusal = open::recognise(&state, &locked.identity())
+        .err()
+        .map(|error| error.to_string());
+    if let Some(refusal) = &refusal {
+        let _ = writeln!(text, "  {refusal}");
     }
-    if let Ok(Some(operation)) = Journal::of(&state).unfinished() {
-        let last = operation.last().map_or("", Step::name);
+    let unfinished = Journal::of(&state).unfinished().ok().flatten();
+    let pending = unfinished
+        .as_ref()
+        .is_some_and(|init| init.reached(Step::Saved) && !init.reached(Step::Revoked));
+    let step = unfinished
+        .as_ref()
+        .and_then(Operation::last)
+        .map(Step::name);
+    if let Some(step) = step {
         let _ = writeln!(
             text,
-            "  an unfinished {} stands at the step `{last}`: `unsealer init --resume`",
-            operation.op()
+            "  an unfinished init stands at the step `{step}`: `unsealer init --resume`"
         );
-        json["unfinished"] = json!({"op": operation.op(), "step": last});
-        if operation.reached(Step::Saved) && !operation.reached(Step::Revoked) {
-            text.push_str("  the root token is in the keyring, sealed, until that is finished\n");
-            json["root_token_pending"] = true.into();
-        }
     }
+    if pending {
+        text.push_str("  the root token is in the keyring, sealed, until that is finished\n");
+    }
+    let json = json!({
+        "id": body.id, "generation": body.generation, "epoch": body.epoch, "slots": slots, "error": refusal,
+        "unfinished_init": step, "root_token_pending": pending,
+    });
     (text, json)
 }

@@ -249,6 +249,8 @@ mod base64 {
 
 /// The same where it may be absent.
 mod optional_base64 {
+    #![allow(clippy::ref_option, reason = "serde hands fields by reference")]
+
     use serde::{Deserializer, Serializer};
 
     use super::base64;

@@ -60,9 +60,8 @@ impl DataKey {
 }
 
 fn authenticator(key: &Key, line1: &[u8]) -> Hmac<Sha256> {
-    let mut hmac = match Hmac::<Sha256>::new_from_slice(key.expose()) {
-        Ok(hmac) => hmac,
-        Err(_) => unreachable!("HMAC takes keys of any length"),
+    let Ok(mut hmac) = Hmac::<Sha256>::new_from_slice(key.expose()) else {
+        unreachable!("HMAC takes keys of any length");
     };
     hmac.update(line1);
     hmac

@@ -186,9 +186,9 @@ impl Keyring {
 pub struct Written {
     /// The file's content.
     pub bytes: Vec<u8>,
+    body: Body,
     /// What tells it from others.
     pub identity: Identity,
-    body: Body,
 }
 
 fn payload_context(body: &Body) -> Result<Context, kdf_api::Error> {

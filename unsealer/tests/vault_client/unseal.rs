@@ -397,6 +397,21 @@ fn a_disturber_without_end_is_given_up() {
 }
 
 #[test]
+fn a_second_reset_never_comes() {
+    let mut play = Play::new();
+    play.give("stranger");
+    let fake = fake(play, |_, asked, play| {
+        if asked.body.starts_with("{\"key\":") && !play.given.iter().any(|share| share == "stranger") {
+            play.given.push("stranger".to_owned());
+        }
+        None
+    });
+    let error = unseal(&fake).unwrap_err();
+    assert!(matches!(error, Error::Disturbed { .. }), "{error}");
+    assert_eq!(sent(&fake), (1, 1));
+}
+
+#[test]
 fn shares_that_add_up_with_somebody_elses_are_success() {
     let fake = fake(Play::new(), |number, _, play| {
         if number == 2 {
@@ -474,4 +489,23 @@ fn one_share_and_a_reset_by_hand() {
     let status = run(fake.client().reset_unseal()).unwrap();
     assert_eq!((status.progress, status.nonce.as_str()), (0, ""));
     assert_eq!(fake.connections(), 2);
+}
+
+#[test]
+fn many_nodes_are_unsealed_side_by_side() {
+    let fakes: Vec<_> = (0..20).map(|_| quiet(Play::new())).collect();
+    run(async {
+        let tasks: Vec<_> = fakes
+            .iter()
+            .map(|fake| {
+                let client = fake.client();
+                tokio::spawn(async move {
+                    unseal_node(&client, &shares(5), THRESHOLD, Duration::from_secs(2)).await
+                })
+            })
+            .collect();
+        for task in tasks {
+            assert!(!task.await.unwrap().unwrap().sealed);
+        }
+    });
 }

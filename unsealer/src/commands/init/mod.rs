@@ -29,6 +29,7 @@ const OP: &str = "init";
 
 /// What the command line says of `init`.
 #[derive(Clone, Debug, Default, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub struct Arguments {
     /// The program that sets the server up. It gets address, CA file and root token as JSON on its stdin.
     #[arg(long, value_name = "PROGRAM")]
@@ -285,12 +286,12 @@ impl Init<'_> {
             }
             self.initialise(&mut operation, &mut keyring)?;
         }
-        self.pass(&mut operation, Step::Saved)?;
+        pass(&mut operation, Step::Saved)?;
         self.unseal(&mut operation, &keyring)?;
         self.credential(&mut operation, &mut keyring)?;
         self.set_up(&mut operation, &keyring)?;
         self.end_root_token(&mut operation, &mut keyring)?;
-        self.pass(&mut operation, Step::Done)?;
+        pass(&mut operation, Step::Done)?;
         self.app.progress.step("done");
         let slots: Vec<_> = keyring.body.slots.iter().map(|slot| slot.name.clone()).collect();
         let text = format!(
@@ -314,13 +315,13 @@ impl Init<'_> {
         }
         Ok(Report::done(text, json))
     }
+}
 
-    /// Notes a step unless that was done before.
-    fn pass(&self, operation: &mut Operation, step: Step) -> Result<(), Error> {
-        if operation.reached(step) {
-            Ok(())
-        } else {
-            operation.note(step)
-        }
+/// Notes a step unless that was done before.
+fn pass(operation: &mut Operation, step: Step) -> Result<(), Error> {
+    if operation.reached(step) {
+        Ok(())
+    } else {
+        operation.note(step)
     }
 }

@@ -7,7 +7,7 @@ use kdf_api::Secret;
 use kdf_api::protocol::SecretBuffer;
 use tracing::info;
 
-use super::Init;
+use super::{Init, pass};
 use crate::config::InitCredential;
 use crate::error::Error;
 use crate::keyring::{Active, Keyring, Pending, RotationCredential};
@@ -64,7 +64,7 @@ impl Init<'_> {
         });
         keyring.body.public.shares = Some(shares);
         keyring.body.public.threshold = Some(threshold);
-        self.save_the_only_copy(keyring, prepared)?;
+        self.save_the_only_copy(keyring, prepared);
         info!(
             audit = "server-initialised",
             node = self.node.name,
@@ -78,7 +78,7 @@ impl Init<'_> {
 
     /// Saves what exists nowhere else. Room was reserved; if the disk fails us all the same, nothing is given up while this
     /// process lives.
-    fn save_the_only_copy(&self, keyring: &mut Keyring, prepared: Prepared) -> Result<(), Error> {
+    fn save_the_only_copy(&self, keyring: &mut Keyring, prepared: Prepared) {
         let mut attempt = open::commit(self.state, keyring, prepared);
         while let Err(error) = attempt {
             let hint = error.hint().map_or_else(String::new, |hint| format!(": {hint}"));
@@ -89,7 +89,6 @@ impl Init<'_> {
             attempt = open::prepare(self.state, open::ROOM)
                 .and_then(|prepared| open::commit(self.state, keyring, prepared));
         }
-        Ok(())
     }
 
     /// A request was sent and no reply saved. The server may still be at work on it.
@@ -189,7 +188,7 @@ impl Init<'_> {
             open::save(self.state, keyring)?;
             self.app.progress.step("the rotation credential is in the keyring: it does not expire, and can only rotate the shares");
         }
-        self.pass(operation, Step::Credential)
+        pass(operation, Step::Credential)
     }
 
     /// Revokes the root token and confirms that it is dead; or prints it, if that was asked for. Either way it no longer
@@ -224,7 +223,7 @@ impl Init<'_> {
             // The generation before this one still has the root token, which may be one that was kept alive.
             durable::remove(&self.state.previous_keyring())?;
         }
-        self.pass(operation, Step::Revoked)
+        pass(operation, Step::Revoked)
     }
 }
 

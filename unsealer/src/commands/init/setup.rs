@@ -8,13 +8,13 @@ use kdf_api::protocol::SecretBuffer;
 use kdf_api::secret_text::TextOf;
 use serde::Serialize;
 
-use super::Init;
+use super::{Init, pass};
 use crate::error::Error;
 use crate::keyring::Keyring;
 use crate::state::journal::{Operation, Step};
 
 /// How long a set-up may take.
-const DEADLINE: Duration = Duration::from_secs(600);
+const DEADLINE: Duration = Duration::from_mins(10);
 /// How much of its output is read; none of it is used.
 const MOST_OUTPUT: usize = 1024 * 1024;
 
@@ -66,6 +66,6 @@ impl Init<'_> {
             }
             self.app.progress.step("the set-up program is done");
         }
-        self.pass(operation, Step::Setup)
+        pass(operation, Step::Setup)
     }
 }

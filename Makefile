@@ -1,0 +1,101 @@
+# Everything that is done with this tree. `make demo` and `make test` need nothing but Debian and Rust: what else they lack
+# they install, and say so.
+#
+# The unsealer refuses programs and folders that a group can write, so whatever is made here is made with umask 022.
+
+SHELL := /bin/sh
+PREFIX ?= /usr/local
+CARGO ?= cargo
+DENY_VERSION := 0.20.2
+DENY := .cache/tools/bin/cargo-deny
+
+# What the build needs, and what the tests need beside it.
+BUILD_PACKAGES := gcc libc6-dev
+TEST_PACKAGES := python3 python3-argon2 python3-cryptography python3-pip strace util-linux
+
+PROGRAMS := kdf-file kdf-software
+BIN := $(DESTDIR)$(PREFIX)/bin
+LIBEXEC := $(DESTDIR)$(PREFIX)/libexec/unsealer
+SHARE := $(DESTDIR)$(PREFIX)/share
+
+.PHONY: help demo test lint bench soak docs build setup install uninstall clean
+
+help:
+	@echo "make demo      the main job, step by step, on a real OpenBao"
+	@echo "make test      every test"
+	@echo "make lint      rustfmt, clippy, cargo-deny"
+	@echo "make bench     the budgets, measured"
+	@echo "make soak      the tests again and again, with more cases (SOAK_ROUNDS=5)"
+	@echo "make docs      the documentation of the crates, in target/doc"
+	@echo "make install   PREFIX=/usr/local, DESTDIR="
+	@echo "make uninstall what install put there; never keyrings, keys or configuration"
+	@echo "make clean     what was built and downloaded"
+
+setup-build:
+	@scripts/setup-debian $(BUILD_PACKAGES)
+	@scripts/check-rust
+
+setup: setup-build
+	@scripts/setup-debian $(TEST_PACKAGES)
+	@scripts/get-openbao
+
+build: setup-build
+	@umask 022 && $(CARGO) build --locked --workspace --bins --examples
+
+demo: setup
+	@umask 022 && $(CARGO) build --locked -p unsealer -p kdf-file -p kdf-software
+	@scripts/demo
+
+test: setup build
+	@umask 022 && $(CARGO) test --locked --workspace
+
+$(DENY):
+	@echo "installing cargo-deny $(DENY_VERSION) into .cache/tools, once"
+	@umask 022 && $(CARGO) install --quiet --locked --debug --root .cache/tools cargo-deny@$(DENY_VERSION)
+
+# The advisories of cargo-deny need a database from outside; licences, bans and sources do not.
+lint: setup-build $(DENY)
+	@umask 022 && $(CARGO) fmt --all --check
+	@umask 022 && $(CARGO) clippy --quiet --locked --workspace --all-targets -- -D warnings
+	@umask 022 && $(CARGO) clippy --quiet --locked -p kdf-api --no-default-features -- -D warnings
+	@umask 022 && $(CARGO) fetch --quiet --locked
+	@$(DENY) --log-level error --offline check --hide-inclusion-graph licenses bans sources >/dev/null || \
+		$(DENY) --offline check licenses bans sources
+
+bench: setup
+	@umask 022 && $(CARGO) build --locked --release -p unsealer -p kdf-file -p kdf-software -p unsealer-tests --bins
+	@target/release/bench
+
+SOAK_ROUNDS ?= 5
+soak: setup build
+	@for round in $$(seq $(SOAK_ROUNDS)); do \
+		echo "soak: round $$round of $(SOAK_ROUNDS)"; \
+		umask 022 && PROPTEST_CASES=20000 $(CARGO) test --quiet --locked --workspace || exit 1; \
+	done
+
+docs: setup-build
+	@umask 022 && RUSTDOCFLAGS="-D warnings" $(CARGO) doc --quiet --locked --workspace --no-deps
+	@echo "target/doc/kdf_api/index.html"
+
+install: setup-build
+	@umask 022 && $(CARGO) build --locked --release -p unsealer -p kdf-file -p kdf-software
+	@umask 022 && install -d $(BIN) $(LIBEXEC) $(SHARE)/doc/unsealer $(SHARE)/bash-completion/completions \
+		$(SHARE)/zsh/site-functions $(SHARE)/fish/vendor_completions.d
+	install -m 755 target/release/unsealer $(BIN)/unsealer
+	@for program in $(PROGRAMS); do \
+		echo "install -m 755 target/release/$$program $(LIBEXEC)/$$program"; \
+		install -m 755 target/release/$$program $(LIBEXEC)/$$program || exit 1; \
+	done
+	@umask 022 && target/release/unsealer completions bash > $(SHARE)/bash-completion/completions/unsealer
+	@umask 022 && target/release/unsealer completions zsh > $(SHARE)/zsh/site-functions/_unsealer
+	@umask 022 && target/release/unsealer completions fish > $(SHARE)/fish/vendor_completions.d/unsealer.fish
+	@umask 022 && install -m 644 README.md CHANGELOG.md LICENSE docs/*.md $(SHARE)/doc/unsealer/
+
+uninstall:
+	rm -f $(BIN)/unsealer $(SHARE)/bash-completion/completions/unsealer $(SHARE)/zsh/site-functions/_unsealer \
+		$(SHARE)/fish/vendor_completions.d/unsealer.fish
+	rm -rf $(LIBEXEC) $(SHARE)/doc/unsealer
+	@echo "left alone: /etc/unsealer, /var/lib/unsealer and every key file"
+
+clean:
+	rm -rf target .cache

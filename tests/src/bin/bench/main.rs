@@ -1,0 +1,140 @@
+//! `make bench`: what the project costs, beside its budgets.
+//!
+//! Times are judged against the floor of this machine in the same run, the bare spawn of an empty program: every round
+//! measures each thing once, and what counts is the median of the differences to the floor of the same round. The exit
+//! status is 1 if a budget is exceeded, and the last line says which.
+#![forbid(unsafe_code)]
+
+mod invocation;
+mod report;
+mod rounds;
+mod start;
+
+use std::alloc::System;
+use std::error::Error;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use zeroizing_alloc::ZeroAlloc;
+
+use invocation::Stage;
+use report::Report;
+use rounds::{Probe, Times};
+
+/// The allocator of our executables, so that the host's part costs here what it costs there.
+#[global_allocator]
+static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// How often everything is measured.
+const ROUNDS: usize = 400;
+
+/// What a host and a KDF executable may add to the bare spawn of an empty program.
+const INVOCATION: Duration = Duration::from_millis(1);
+/// How much longer than an empty program, from start to end, a program may take to its first byte.
+const START: Duration = Duration::from_millis(3);
+
+/// How many bytes an executable may have, without symbols.
+const KDF_SIZE: u64 = 3_000_000;
+const UNSEALER_SIZE: u64 = 8_000_000;
+
+fn main() -> ExitCode {
+    match bench() {
+        Ok(report) => {
+            // Whoever closed stdout still gets the status.
+            let _ = write!(io::stdout(), "{report}");
+            ExitCode::from(u8::from(report.is_exceeded()))
+        }
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn bench() -> Result<Report> {
+    if cfg!(debug_assertions) {
+        return Err("this build is not optimised: run `make bench`".into());
+    }
+    let [empty, kdf_file, kdf_software, unsealer] = [
+        built("empty")?,
+        built("kdf-file")?,
+        built("kdf-software")?,
+        built("unsealer")?,
+    ];
+    let mut report = Report::default();
+    report.size("kdf-file", size(&kdf_file)?, KDF_SIZE);
+    report.size("kdf-software", size(&kdf_software)?, KDF_SIZE);
+    report.size("unsealer", size(&unsealer)?, UNSEALER_SIZE);
+
+    let stage = Stage::new(&kdf_file)?;
+    let measured: [(&str, Option<Duration>, Probe<'_>); _] = [
+        (
+            "invoke an empty program: the host's part",
+            None,
+            invocation::nothing(&empty)?,
+        ),
+        ("invoke kdf-file: unwrap", Some(INVOCATION), stage.unwrap()),
+        ("invoke kdf-file: derive", None, stage.derive()),
+        ("invoke kdf-file: describe", None, stage.describe()),
+        (
+            "kdf-file describe: first byte",
+            Some(START),
+            start::to_description(&kdf_file),
+        ),
+        (
+            "kdf-file --help: first byte",
+            Some(START),
+            start::to_help(&kdf_file),
+        ),
+        (
+            "kdf-software describe: first byte",
+            Some(START),
+            start::to_description(&kdf_software),
+        ),
+        (
+            "kdf-software --help: first byte",
+            Some(START),
+            start::to_help(&kdf_software),
+        ),
+        (
+            "unsealer --help: first byte",
+            Some(START),
+            start::to_help(&unsealer),
+        ),
+    ];
+    let mut probes = vec![start::to_end(&empty), start::to_end(&empty)];
+    let mut lines = Vec::new();
+    for (what, budget, probe) in measured {
+        lines.push((what, budget));
+        probes.push(probe);
+    }
+    let samples = rounds::measure(&mut probes, ROUNDS)?;
+    let [floor, again, samples @ ..] = samples.as_slice() else {
+        return Err("nothing was measured".into());
+    };
+    report.time("spawn an empty program: the floor", Times::of(floor, floor), None);
+    report.noise("spawn an empty program again: the noise", Times::of(again, floor));
+    for ((what, budget), samples) in lines.into_iter().zip(samples) {
+        report.time(what, Times::of(samples, floor), budget);
+    }
+    Ok(report)
+}
+
+/// A program of the workspace, as built beside this one.
+fn built(name: &str) -> Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    let program = own.with_file_name(name);
+    if program.is_file() {
+        Ok(program)
+    } else {
+        Err(format!("{} is not here: run `make bench`", program.display()).into())
+    }
+}
+
+fn size(program: &Path) -> Result<u64> {
+    Ok(program.metadata()?.len())
+}

@@ -1,0 +1,154 @@
+//! The figures beside their budgets, for a person, and whether one is exceeded.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::rounds::{Times, microseconds};
+
+/// Where the same thing measured twice differs by more than this, in microseconds, the machine is too busy to judge by.
+const NOISY: i64 = 100;
+
+/// All that was measured, in the order of its lines.
+#[derive(Default)]
+pub(crate) struct Report {
+    sizes: String,
+    times: String,
+    noise: i64,
+    exceeded: Vec<String>,
+}
+
+impl Report {
+    /// The size of an executable, in bytes.
+    pub(crate) fn size(&mut self, what: &str, size: u64, budget: u64) {
+        let verdict = self.judge(what, size > budget);
+        let line = format!("{what:<44}{size:>12}{budget:>12}  {verdict}\n");
+        self.sizes.push_str(&line);
+    }
+
+    /// What a thing took, and its budget beyond the floor if it has one.
+    pub(crate) fn time(&mut self, what: &str, times: Times, budget: Option<Duration>) {
+        let Times { itself, over_floor } = times;
+        let budget = budget.map(microseconds);
+        let verdict = budget.map_or("", |budget| self.judge(what, over_floor.median > budget));
+        let columns = [itself.median, itself.p95, over_floor.median, over_floor.p95]
+            .map(|time| format!("{:>9}", milliseconds(time)))
+            .concat();
+        let budget = budget.map(milliseconds).unwrap_or_default();
+        let line = format!("{what:<44}{columns}{budget:>9}  {verdict}");
+        self.times.push_str(line.trim_end());
+        self.times.push('\n');
+    }
+
+    /// What the floor itself took, measured a second time: it differs by the noise of this machine.
+    pub(crate) fn noise(&mut self, what: &str, times: Times) {
+        self.noise = times.over_floor.median.abs();
+        self.time(what, times, None);
+    }
+
+    /// Whether anything is over its budget.
+    pub(crate) fn is_exceeded(&self) -> bool {
+        !self.exceeded.is_empty()
+    }
+
+    fn judge(&mut self, what: &str, exceeded: bool) -> &'static str {
+        if exceeded {
+            self.exceeded.push(what.to_owned());
+            "EXCEEDED"
+        } else {
+            "ok"
+        }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{:<44}{:>12}{:>12}", "executable, in bytes", "size", "budget")?;
+        writeln!(f, "{}", self.sizes)?;
+        writeln!(f, "{:<44}{:>18}{:>18}", "", "by itself", "over the floor")?;
+        writeln!(
+            f,
+            "{:<44}{:>9}{:>9}{:>9}{:>9}{:>9}",
+            "in ms", "median", "p95", "median", "p95", "budget"
+        )?;
+        writeln!(f, "{}", self.times)?;
+        if self.noise > NOISY {
+            writeln!(
+                f,
+                "This machine is busy: the floor differs from itself by {} ms. Run it again when it is quiet.",
+                milliseconds(self.noise)
+            )?;
+        }
+        if self.is_exceeded() {
+            writeln!(f, "Over budget: {}", self.exceeded.join("; "))
+        } else {
+            writeln!(f, "All within budget.")
+        }
+    }
+}
+
+fn milliseconds(microseconds: i64) -> String {
+    let sign = if microseconds < 0 { "-" } else { "" };
+    let microseconds = microseconds.unsigned_abs();
+    format!("{sign}{}.{:03}", microseconds / 1000, microseconds % 1000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rounds::Spread;
+
+    /// The median over the floor as given, and all else far above any budget.
+    fn over_floor(median: i64) -> Times {
+        let far = 1_000_000;
+        Times {
+            itself: Spread {
+                median: far,
+                p95: far,
+            },
+            over_floor: Spread { median, p95: far },
+        }
+    }
+
+    #[test]
+    fn a_size_is_judged_exactly() {
+        let mut report = Report::default();
+        report.size("small", 3_000_000, 3_000_000);
+        assert!(!report.is_exceeded(), "{report}");
+        report.size("large", 3_000_001, 3_000_000);
+        assert!(report.is_exceeded());
+        assert!(report.to_string().ends_with("\nOver budget: large\n"), "{report}");
+    }
+
+    #[test]
+    fn a_time_is_judged_by_the_median_over_the_floor() {
+        let budget = Some(Duration::from_millis(1));
+        let mut report = Report::default();
+        report.time("quick", over_floor(1000), budget);
+        report.time("for information", over_floor(1_000_000), None);
+        assert!(!report.is_exceeded(), "{report}");
+        report.time("slow", over_floor(1001), budget);
+        assert!(report.is_exceeded());
+        assert!(report.to_string().ends_with("\nOver budget: slow\n"), "{report}");
+    }
+
+    #[test]
+    fn a_busy_machine_is_named() {
+        for (noise, busy) in [
+            (-NOISY, false),
+            (NOISY, false),
+            (-NOISY - 1, true),
+            (NOISY + 1, true),
+        ] {
+            let mut report = Report::default();
+            report.noise("the floor again", over_floor(noise));
+            assert_eq!(report.to_string().contains("busy"), busy, "{noise}");
+            assert!(!report.is_exceeded());
+        }
+    }
+
+    #[test]
+    fn durations_below_nothing_have_a_sign() {
+        assert_eq!(milliseconds(-42), "-0.042");
+        assert_eq!(milliseconds(12_345), "12.345");
+    }
+}

@@ -1,0 +1,111 @@
+//! Measuring several things in turn, each beside the floor, so that what disturbs one disturbs all.
+
+use std::time::Duration;
+
+use crate::Result;
+
+/// Does a thing once, and says how long it took.
+pub(crate) type Probe<'a> = Box<dyn FnMut() -> Result<Duration> + 'a>;
+
+/// How often everything is done before it counts: by then files are in the page cache, and descriptions are known.
+const WARM_UP: usize = 20;
+
+/// What a probe took in each round.
+pub(crate) type Samples = Vec<Duration>;
+
+/// Runs every probe once a round. Each round starts one probe further on, so that none always follows the same other.
+pub(crate) fn measure(probes: &mut [Probe<'_>], rounds: usize) -> Result<Vec<Samples>> {
+    let mut samples = vec![Samples::with_capacity(rounds); probes.len()];
+    for round in 0..WARM_UP + rounds {
+        let mut order: Vec<_> = probes.iter_mut().zip(&mut samples).collect();
+        let first = round % order.len().max(1);
+        order.rotate_left(first);
+        for (probe, samples) in order {
+            let time = probe()?;
+            if round >= WARM_UP {
+                samples.push(time);
+            }
+        }
+    }
+    Ok(samples)
+}
+
+/// What a probe took, in microseconds.
+#[derive(Clone, Copy)]
+pub(crate) struct Times {
+    /// By itself.
+    pub(crate) itself: Spread,
+    /// Beyond the floor of the same round.
+    pub(crate) over_floor: Spread,
+}
+
+impl Times {
+    /// From what a probe and the floor took in the same rounds.
+    pub(crate) fn of(samples: &Samples, floor: &Samples) -> Self {
+        let itself = samples.iter().copied().map(microseconds);
+        let floor = floor.iter().copied().map(microseconds);
+        Self {
+            itself: Spread::of(itself.clone()),
+            over_floor: Spread::of(itself.zip(floor).map(|(time, floor)| time - floor)),
+        }
+    }
+}
+
+/// Where the middle of many values is, and what few exceed.
+#[derive(Clone, Copy)]
+pub(crate) struct Spread {
+    pub(crate) median: i64,
+    pub(crate) p95: i64,
+}
+
+impl Spread {
+    fn of(values: impl Iterator<Item = i64>) -> Self {
+        let mut sorted: Vec<_> = values.collect();
+        sorted.sort_unstable();
+        let at = |percent| {
+            sorted
+                .get(sorted.len() * percent / 100)
+                .copied()
+                .unwrap_or_default()
+        };
+        Self {
+            median: at(50),
+            p95: at(95),
+        }
+    }
+}
+
+/// A duration as a number that can be subtracted from a smaller one.
+pub(crate) fn microseconds(time: Duration) -> i64 {
+    i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(
+        clippy::unwrap_used,
+        clippy::indexing_slicing,
+        reason = "a test fails by panicking"
+    )]
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn a_difference_is_taken_within_its_round() {
+        // A machine that gets slower by a millisecond a round, for the floor as for the other.
+        let calls = Cell::new(0);
+        let takes = |extra: u64| -> Probe<'_> {
+            let calls = &calls;
+            Box::new(move || {
+                let round = calls.replace(calls.get() + 1) / 2;
+                Ok(Duration::from_micros(1000 * round + extra))
+            })
+        };
+        let samples = measure(&mut [takes(0), takes(7)], 100).unwrap();
+        let Times { itself, over_floor } = Times::of(&samples[1], &samples[0]);
+        let before = 1000 * i64::try_from(WARM_UP).unwrap();
+        assert_eq!((itself.median, itself.p95), (before + 50_007, before + 95_007));
+        assert_eq!((over_floor.median, over_floor.p95), (7, 7));
+    }
+}
