@@ -16,7 +16,8 @@ What is secret, once every check has passed:
                                                      derive), what it unwraps from what it keeps (kind keep), or the
                                                      line that the hook prints (kind hook)
 A FILE holds 32 bytes in base64 or hex; for a hook, hex. The key shares come out in base64, one a line, as
-`bao operator unseal` takes them; with --payload, the whole payload as JSON.
+`bao operator unseal` takes them; with --payload, the whole payload as JSON; with --reply FILE, what init-reply.json
+holds: a server's reply to its initialisation that could not be understood.
 
 By hand, for a slot of kdf-file:
     read_keyring.py keyring.json --enrolment file > enrolment.json
@@ -211,6 +212,13 @@ class Keyring:
         need(len(data_key) == 32, f"slot {slot['name']} holds something that is not a data key")
         return data_key
 
+    def reply(self, data_key, sealed):
+        """A reply to sys/init that could not be understood, as it came. The commitment comes first."""
+        self.payload(data_key)
+        key = hkdf(data_key, b"", f"unsealer-keyring/v1 payload {self.label()}\n".encode())
+        check_wrapped(sealed, "the reply", MAX_PAYLOAD)
+        return unwrap(key, f"unsealer/v1 {self.label()} part=init-reply", sealed, "the reply").decode("utf-8", "replace")
+
     def payload(self, data_key):
         """Commitment, MAC, payload, in this order: nothing is believed before the MAC holds."""
 
@@ -271,6 +279,7 @@ def arguments():
     what.add_argument("--data-key", metavar="FILE")
     parser.add_argument("--key", metavar="FILE")
     parser.add_argument("--payload", action="store_true")
+    parser.add_argument("--reply", metavar="FILE")
     given = parser.parse_args()
     if (given.slot is None) != (given.key is None):
         parser.error("--slot and --key belong together")
@@ -294,6 +303,8 @@ def answer(given):
     else:
         slot = keyring.slot(given.slot)
         data_key = keyring.data_key(slot, read_key(given.key, slot["kind"] == "hook"))
+    if given.reply is not None:
+        return keyring.reply(data_key, parse(read_file(given.reply, MAX_FILE), "the reply"))
     payload = keyring.payload(data_key)
     if given.payload:
         return json.dumps(payload, indent=1)

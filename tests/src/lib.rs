@@ -14,10 +14,13 @@
 
 pub mod fake_vault;
 pub mod http;
+pub mod memory;
+pub mod needles;
 pub mod openbao;
 pub mod opened;
 pub mod ports;
 pub mod process;
 mod procfs;
 pub mod site;
+pub mod traced;
 pub mod wait;

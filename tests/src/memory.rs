@@ -66,6 +66,12 @@ impl Memory {
     }
 }
 
+impl fmt::Debug for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes in {} regions", self.len(), self.regions.len())
+    }
+}
+
 /// The way into a process's memory, opened while the process allows it.
 ///
 /// The kernel asks for the right to look when `/proc/PID/mem` is *opened*: right after exec, when not even a program that

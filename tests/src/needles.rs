@@ -201,7 +201,13 @@ mod tests {
     fn a_piece_is_found_and_another_secret_is_not() {
         let mut needles = Needles::new();
         needles.add("it", &SECRET);
-        let hit = |bytes: &[u8]| needles.find(bytes).into_iter().map(|hit| (hit.what, hit.at)).next();
+        let hit = |bytes: &[u8]| {
+            needles
+                .find(bytes)
+                .into_iter()
+                .map(|hit| (hit.what, hit.at))
+                .next()
+        };
         let half = [&SECRET[..16], &[0; 17]].concat();
         assert_eq!(hit(&half), Some(("the beginning of it, raw".to_owned(), 0)));
         let half = [&[0; 17], &SECRET[17..]].concat();

@@ -2,6 +2,7 @@
 //!
 //! `FAULT=kill:POINT` ends it as `kill -9` would at the first point of that name, `FAULT=kill:POINT#2` at the second;
 //! `FAULT=full:POINT` makes that step fail as on a full disk, once; `FAULT=list:` lists the points it passes on stderr.
+//! Several faults are parted by `;`.
 #![forbid(unsafe_code)]
 
 use std::alloc::System;
@@ -14,7 +15,7 @@ use zeroizing_alloc::ZeroAlloc;
 #[global_allocator]
 static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
 
-/// How often each point was passed.
+/// The points that were passed, in their order.
 static PASSED: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 fn main() -> ExitCode {
@@ -23,7 +24,7 @@ fn main() -> ExitCode {
 }
 
 fn pass(point: &str) -> io::Result<()> {
-    let Ok(fault) = std::env::var("FAULT") else {
+    let Ok(faults) = std::env::var("FAULT") else {
         return Ok(());
     };
     let Ok(mut passed) = PASSED.lock() else {
@@ -31,6 +32,13 @@ fn pass(point: &str) -> io::Result<()> {
     };
     passed.push(point.to_owned());
     let count = passed.iter().filter(|passed| *passed == point).count();
+    faults
+        .split(';')
+        .try_for_each(|fault| apply(fault, point, count))
+}
+
+/// What a fault does at the `count`th passing of a point.
+fn apply(fault: &str, point: &str, count: usize) -> io::Result<()> {
     let here = |place: &str| match place.rsplit_once('#') {
         Some((name, number)) => name == point && number == count.to_string(),
         None => place == point && count == 1,

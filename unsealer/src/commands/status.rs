@@ -22,6 +22,9 @@ pub fn run(app: &App) -> Result<Report, Error> {
         let state = node.talk(async { Ok(node.client.state().await) })?;
         all_open &= is_open(&state);
         let _ = writeln!(text, "node {} ({}): {state}", node.name, node.client.address());
+        if let Some(hint) = hint(&state) {
+            let _ = writeln!(text, "  {hint}");
+        }
         json_nodes.push(node_json(node, &state));
     }
     let (keyring_text, keyring_json) = keyring(app);
@@ -49,6 +52,14 @@ pub(crate) fn is_open(state: &NodeState) -> bool {
     }
 }
 
+/// What to do about a node that gave no answer, or none that means anything.
+pub(crate) fn hint(state: &NodeState) -> Option<String> {
+    match state {
+        NodeState::Unreachable(error) | NodeState::Unknown(error) => error.hint(),
+        _ => None,
+    }
+}
+
 fn node_json(node: &NodeClient, state: &NodeState) -> Value {
     let (name, address, state_name) = (&node.name, node.client.address().to_string(), state.name());
     match state.status() {
@@ -56,7 +67,9 @@ fn node_json(node: &NodeClient, state: &NodeState) -> Value {
             "name": name, "address": address, "state": state_name, "threshold": status.threshold,
             "shares": status.shares, "progress": status.progress, "version": status.version,
         }),
-        None => json!({"name": name, "address": address, "state": state_name, "error": state.to_string()}),
+        None => json!({
+            "name": name, "address": address, "state": state_name, "error": state.to_string(), "hint": hint(state),
+        }),
     }
 }
 
@@ -91,10 +104,7 @@ fn keyring(app: &App) -> (String, Value) {
     let pending = unfinished
         .as_ref()
         .is_some_and(|init| init.reached(Step::Saved) && !init.reached(Step::Revoked));
-    let step = unfinished
-        .as_ref()
-        .and_then(Operation::last)
-        .map(Step::name);
+    let step = unfinished.as_ref().and_then(Operation::last).map(Step::name);
     if let Some(step) = step {
         let _ = writeln!(
             text,

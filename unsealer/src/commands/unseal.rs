@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde_json::json;
 use tracing::info;
 
-use super::status::is_open;
+use super::status::{hint, is_open};
 use crate::app::{App, NodeClient};
 use crate::error::Error;
 use crate::exit::Exit;
@@ -31,7 +31,12 @@ pub fn run(app: &App) -> Result<Report, Error> {
     let mut json_nodes = Vec::new();
     for (node, state) in &states {
         let _ = writeln!(text, "node {}: {state}", node.name);
-        json_nodes.push(json!({"name": node.name, "state": state.name(), "detail": state.to_string()}));
+        if let Some(hint) = hint(state) {
+            let _ = writeln!(text, "  {hint}");
+        }
+        json_nodes.push(
+            json!({"name": node.name, "state": state.name(), "detail": state.to_string(), "hint": hint(state)}),
+        );
     }
     let all_open = states.iter().all(|(_, state)| is_open(state));
     let exit = if all_open { Exit::Done } else { Exit::NotOpen };

@@ -11,8 +11,9 @@ mod payload;
 
 use std::fmt;
 
+use kdf_api::protocol::SecretBuffer;
 use kdf_api::wrap::MAX_PAYLOAD;
-use kdf_api::{Context, Key, Wrapped};
+use kdf_api::{Context, Key, Secret, Wrapped};
 use uuid::Uuid;
 
 pub(crate) use body::is_slot_name;
@@ -173,6 +174,26 @@ impl Keyring {
             body,
             identity,
         })
+    }
+
+    /// Seals a reply to `sys/init` that could not be understood, for `init-reply.json`: it may be the only copy of the
+    /// server's keys. Context and key are the keyring's and epoch's, so that it opens as long as they stand.
+    pub fn seal_reply(&self, reply: &SecretBuffer) -> Result<String, kdf_api::Error> {
+        let (id, epoch) = (self.body.id.to_string(), self.body.epoch.to_string());
+        let pairs = [
+            ("keyring", id.as_str()),
+            ("epoch", &epoch),
+            ("part", "init-reply"),
+        ];
+        let context = Context::new("unsealer", 1, &pairs)?;
+        let reply = Secret::copy_of(reply.as_bytes());
+        let sealed = Wrapped::seal(
+            &self.data_key.payload_key(&self.body),
+            &context,
+            &reply,
+            MAX_PAYLOAD,
+        )?;
+        Ok(format!("{}\n", sealed.to_json()))
     }
 
     /// Takes note that a generation is on the disk.

@@ -163,7 +163,7 @@ fn parts_of_one_keyring_do_not_fit_another() {
 
     // A slot of another keyring, under the same name and key: does not open. Positive control: in its own it does.
     let (other, _) = keyring();
-    let mut body = second.body.clone();
+    let mut body = second.body;
     body.slots = vec![slot(&other, "file", &keys[0].1)];
     let line1 = body.to_line();
     let bytes = file::Sealed::write(&line1, &one.data_key.mac(&body, line1.as_bytes()));

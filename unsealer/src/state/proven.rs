@@ -1,6 +1,6 @@
-//! Which slots opened in which boot: advice for people, authenticated by nothing and decisive for nothing.
+//! Which slots are not yet proven across a reboot: advice for people, authenticated by nothing and decisive for nothing.
 //!
-//! A hook that opened in one boot only is "not yet proven across a reboot".
+//! Enrolling notes the boot; a test that opens the slot in another boot strikes the note out.
 
 use std::collections::BTreeMap;
 
@@ -16,14 +16,14 @@ const LIMITS: Limits = Limits {
 };
 
 /// The record.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Proven {
     v: u64,
     slots: BTreeMap<String, Boot>,
 }
 
-/// The boot in which a slot was enrolled or last tested.
+/// The boot in which a slot was enrolled.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Boot {
@@ -50,15 +50,30 @@ impl Proven {
             .iter()
             .map(|slot| ((*slot).to_owned(), boot.clone()))
             .collect();
-        let text = serde_json::to_string(&Self { v: 1, slots }).unwrap_or_default();
-        durable::replace(&state.file("proven.json"), format!("{text}\n").as_bytes())
+        Self { v: 1, slots }.write(state)
     }
 
-    /// Whether a slot that opens now opens in another boot than the one in which it was enrolled.
-    pub fn across_a_reboot(&self, slot: &str) -> bool {
-        self.slots
+    /// Takes note that a slot opened just now, and says whether it is proven across a reboot.
+    pub fn opened(&mut self, slot: &str) -> bool {
+        if self
+            .slots
             .get(slot)
-            .is_none_or(|enrolled| enrolled.boot_id != boot_id())
+            .is_some_and(|enrolled| enrolled.boot_id != boot_id())
+        {
+            self.slots.remove(slot);
+        }
+        self.is_proven(slot)
+    }
+
+    /// Whether a slot is proven across a reboot.
+    pub fn is_proven(&self, slot: &str) -> bool {
+        !self.slots.contains_key(slot)
+    }
+
+    /// Writes the record.
+    pub fn write(&self, state: &StateFolder) -> Result<(), Error> {
+        let text = serde_json::to_string(self).unwrap_or_default();
+        durable::replace(&state.file("proven.json"), format!("{text}\n").as_bytes())
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::Path;
 use kdf_api::id;
 
 use super::Init;
+use super::server::REPLY;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::fault;
@@ -135,6 +136,13 @@ impl Init<'_> {
             return Err(Error::Ambiguous {
                 what: "the server's only key shares are in this keyring: it is not given up".to_owned(),
                 hint: "run `unsealer init --resume`".to_owned(),
+            });
+        }
+        let reply = self.state.file(REPLY);
+        if reply.exists() {
+            return Err(Error::Ambiguous {
+                what: format!("the server's reply is kept in {}: it may hold its only keys", reply.display()),
+                hint: "read it with docs/tools/read_keyring.py --reply, or remove that file to give the server up".to_owned(),
             });
         }
         let sent = operation.reached(Step::InitSent);

@@ -21,6 +21,7 @@ use crate::open::{self, Lock};
 use crate::report::Report;
 use crate::slots::Slots;
 use crate::state::journal::{Journal, Operation, Step};
+use crate::state::seen::Verdict;
 use crate::state::{Exclusive, StateFolder};
 use crate::vault::NodeState;
 
@@ -268,13 +269,17 @@ impl Init<'_> {
             self.roll_back(&mut operation)?;
             return self.start();
         }
-        let keyring = open::open(
-            self.state,
-            &self.app.config,
-            &self.slots,
-            Lock::Exclusive(self.lock),
-        )?
-        .keyring;
+        let identity = open::load(self.state, &self.app.config)?.identity();
+        if open::recognise(self.state, &identity)? == Verdict::FirstUse {
+            // The MAC proves only that its writer knew the data key in that file: no secret goes into a keyring that
+            // somebody may have put in the place of ours together with the record of it.
+            return Err(Error::ChangedOutside {
+                path: self.state.keyring().to_owned(),
+                what: "the record of the one that we wrote is gone".to_owned(),
+            });
+        }
+        let lock = Lock::Exclusive(self.lock);
+        let keyring = open::open(self.state, &self.app.config, &self.slots, lock)?.keyring;
         self.carry_on(operation, keyring)
     }
 

@@ -14,11 +14,13 @@ use crate::keyring::{Active, Keyring, Pending, RotationCredential};
 use crate::open::{self, Prepared};
 use crate::state::durable;
 use crate::state::journal::{Operation, Step};
-use crate::vault::{self, HealthState, InitReply, NodeState};
+use crate::vault::{self, HealthState, InitFailed, InitReply, NodeState};
 
 /// A raft server takes 5 to 8 seconds to initialise (its election timeout); a busy one longer. Giving up early would lose
 /// its keys.
 const INIT_DEADLINE: Duration = Duration::from_mins(5);
+/// Where a reply that could not be understood is kept.
+pub(super) const REPLY: &str = "init-reply.json";
 /// How long a server may still be at work on a request whose client was killed.
 const IN_FLIGHT: Duration = Duration::from_secs(12);
 /// How long a server may need from its last share to serving requests.
@@ -50,7 +52,7 @@ impl Init<'_> {
             root_token,
         } = match self.node.talk(conversation)? {
             Ok(reply) => reply,
-            Err(failed) => return Err(self.node.fault(failed.error)),
+            Err(failed) => return Err(self.keep_reply(keyring, *failed)),
         };
         self.point("after init reply")?;
         keyring.payload.active = Some(Active {
@@ -74,6 +76,32 @@ impl Init<'_> {
             .progress
             .step("the shares are in the keyring, written, read back and compared");
         Ok(())
+    }
+
+    /// Keeps a reply that was not understood, or came in part: it may be the only copy of the server's keys.
+    fn keep_reply(&self, keyring: &Keyring, failed: InitFailed) -> Error {
+        let InitFailed { error, received } = failed;
+        if received.as_bytes().is_empty() {
+            return self.node.fault(error);
+        }
+        let path = self.state.file(REPLY);
+        let keep = || durable::replace(&path, keyring.seal_reply(&received)?.as_bytes());
+        while let Err(failure) = keep() {
+            self.app.progress.warn(format!(
+                "{failure}. The server's reply exists only in this process: do not stop it"
+            ));
+            std::thread::sleep(SAVE_AGAIN);
+        }
+        Error::Ambiguous {
+            what: format!(
+                "{}; what it sent is kept, sealed, in {}",
+                self.node.fault(error),
+                path.display()
+            ),
+            hint:
+                "it may hold the server's only keys: read_keyring.py --reply prints it (see docs/keyring.md)"
+                    .to_owned(),
+        }
     }
 
     /// Saves what exists nowhere else. Room was reserved; if the disk fails us all the same, nothing is given up while this
