@@ -92,14 +92,18 @@ pub fn check(input: &[u8], limits: Limits) -> Result<(), Fault> {
         .map_err(|error| Fault::from_serde(&error))
 }
 
-/// Checks the input and reads it as a `T`, which may borrow from it.
+/// Checks the input, which must be an object, and reads it as a `T`, which may borrow from it.
 pub fn parse<'a, T: Deserialize<'a>>(input: &'a [u8], limits: Limits) -> Result<T, Fault> {
     check(input, limits)?;
     typed(input)
 }
 
-/// Reads input that passed [`check`] already.
+/// Reads input that passed [`check`] already. It must be an object: serde would read an array of the right values as a
+/// struct too.
 pub(crate) fn typed<'a, T: Deserialize<'a>>(input: &'a [u8]) -> Result<T, Fault> {
+    if !input.trim_ascii_start().starts_with(b"{") {
+        return Err(Fault::new("is not an object"));
+    }
     serde_json::from_slice(input).map_err(|error| Fault::from_serde(&error))
 }
 
@@ -236,6 +240,10 @@ mod tests {
             let fault = parse::<Body>(input.as_bytes(), LIMITS).unwrap_err();
             assert!(!fault.to_string().contains("hunter2"), "{fault}");
         }
+        assert_eq!(
+            parse::<Body>(b" [1]", LIMITS).unwrap_err().to_string(),
+            "is not an object"
+        );
         let fault = parse::<Body>(b"{}", LIMITS).unwrap_err();
         assert_eq!(fault.to_string(), "lacks the field `number` at line 1, column 2");
     }

@@ -411,7 +411,7 @@ fn many_calls_at_once_do_not_disturb_each_other() {
                 assert_eq!(
                     derive_within(&hanging, 2 * SECOND).unwrap_err().code,
                     Code::BrokenProgram
-                )
+                );
             });
         }
         for _ in 0..8 {

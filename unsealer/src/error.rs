@@ -156,6 +156,18 @@ impl Error {
         }
     }
 
+    /// What was found out besides, one a line: a KDF's findings, and the last that its program wrote to stderr.
+    pub fn findings(&self) -> Vec<String> {
+        match self {
+            Self::Kdf(error) | Self::Slot { error, .. } => error
+                .details
+                .iter()
+                .map(|detail| format!("{}: {}", detail.name, detail.value))
+                .collect(),
+            _ => Vec::new(),
+        }
+    }
+
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
@@ -174,10 +186,14 @@ impl Error {
             },
             Self::Kdf(error) | Self::Slot { error, .. } => error.hint.clone(),
             Self::Keyring { fault: Fault::Version(_), .. } => Some("use the release that wrote it".to_owned()),
-            Self::Keyring { path, .. } => Some(format!(
-                "put a good copy in its place; the generation before it is {}",
-                path.with_extension("prev.json").display()
-            )),
+            Self::Keyring { path, .. } => {
+                let previous = path.with_extension("prev.json");
+                Some(if previous.exists() {
+                    format!("put a good copy in its place; the generation before it is {}", previous.display())
+                } else {
+                    "put a good copy in its place".to_owned()
+                })
+            }
             Self::Locked { .. } => Some("wait until it is done; `fuser -v` on that file names it".to_owned()),
             Self::MalformedState { .. } => Some("it was not written by this program: look at who did".to_owned()),
             Self::NoKeyring { .. } => Some(

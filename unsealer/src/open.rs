@@ -90,6 +90,12 @@ pub fn describe_change(seen: &Seen, found: &Identity) -> String {
             found.generation, known.generation
         );
     }
+    if (found.generation, found.epoch) == (known.generation, known.epoch) {
+        return format!(
+            "it has the generation {} that we know, and another content",
+            found.generation
+        );
+    }
     format!(
         "it has generation {} and epoch {}, and we know generation {} and epoch {}",
         found.generation, found.epoch, known.generation, known.epoch
@@ -166,12 +172,20 @@ fn settle_seen(state: &StateFolder, keyring: &Keyring, verdict: &Verdict, lock: 
         Lock::Exclusive(_) => true,
         Lock::Shared(shared) => shared.try_upgrade(),
     };
-    if !alone {
+    // Taking the exclusive lock may have let a writer in between (flock(2)): what lies there must still be what we opened.
+    if !alone || !lies_there_by_hash(state, keyring) {
         return;
     }
     if let Err(error) = Seen::record(state, keyring.body.id, &[keyring.identity()]) {
         warn!(%error, "the keyring could not be noted as seen: going on without");
     }
+}
+
+fn lies_there_by_hash(state: &StateFolder, keyring: &Keyring) -> bool {
+    let present = durable::read(state.keyring(), MAX_FILE).ok().flatten();
+    present
+        .and_then(|bytes| Locked::parse(&bytes).ok())
+        .is_some_and(|locked| locked.identity() == *keyring.identity())
 }
 
 /// Everything that a save needs, made ready before a step that cannot be undone: space for the new keyring and for the
@@ -207,9 +221,23 @@ pub fn commit(state: &StateFolder, keyring: &mut Keyring, prepared: Prepared) ->
         .chain([&written.identity])
         .collect();
     prepared.seen.commit(&Seen::text(keyring.body.id, &both))?;
-    prepared.keyring.commit(&written.bytes)?;
-    keyring.written(written);
-    Seen::record(state, keyring.body.id, &[keyring.identity()])
+    let outcome = prepared.keyring.commit(&written.bytes);
+    // What failed may have come after the rename. Then this is the present generation all the same: if the next save did
+    // not accept it, a crash before its rename would lock us out.
+    if outcome.is_ok() || lies_there(state, &written.bytes) {
+        keyring.written(written);
+    }
+    outcome?;
+    // The keyring is safe. The next opening drops the old entry if this fails.
+    if let Err(error) = Seen::record(state, keyring.body.id, &[keyring.identity()]) {
+        warn!(%error, "the record of the generation before could not be dropped: going on");
+    }
+    Ok(())
+}
+
+/// Whether the keyring file has this content.
+fn lies_there(state: &StateFolder, content: &[u8]) -> bool {
+    matches!(durable::read(state.keyring(), MAX_FILE), Ok(Some(present)) if present == content)
 }
 
 /// Saves the next generation where nothing that cannot be undone came before.

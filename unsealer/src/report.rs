@@ -81,15 +81,18 @@ pub fn finish(format: Format, outcome: Result<Report, Error>) -> Exit {
         Ok(report) => report,
         Err(error) => match format {
             Format::Text => {
-                let hint = error
-                    .hint()
-                    .map_or_else(String::new, |hint| format!("\n  {hint}"));
-                let _ = writeln!(std::io::stderr(), "unsealer: {error}{hint}");
+                let lines: String = error
+                    .findings()
+                    .into_iter()
+                    .chain(error.hint())
+                    .map(|line| format!("\n  {line}"))
+                    .collect();
+                let _ = writeln!(std::io::stderr(), "unsealer: {error}{lines}");
                 return error.exit();
             }
             Format::Json => {
                 let exit = error.exit();
-                let json = json!({"error": {"message": error.to_string(), "hint": error.hint(), "exit": exit as u8}});
+                let json = json!({"error": {"message": error.to_string(), "findings": error.findings(), "hint": error.hint(), "exit": exit as u8}});
                 Report {
                     exit,
                     text: String::new(),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::text;
 use super::{LIMITS, MAX_ENROLMENT, MAX_REASON, Verb};
@@ -400,14 +401,20 @@ pub(crate) type Read<T> = std::result::Result<Result<T>, String>;
 /// Reads a program's answer: the outer result is about the protocol, the inner one is what the program said.
 pub(crate) fn read<'a, T: Deserialize<'a>>(message: &'a [u8], succeeded: bool) -> Read<T> {
     #[derive(Deserialize)]
-    struct Message<T> {
-        ok: Option<T>,
-        error: Option<WireError>,
+    struct Message<'a> {
+        #[serde(borrow)]
+        ok: Option<&'a RawValue>,
+        #[serde(borrow)]
+        error: Option<&'a RawValue>,
     }
-    let message: Message<T> = json::parse(message, LIMITS).map_err(|fault| format!("its answer {fault}"))?;
+    let refuse = |fault| format!("its answer {fault}");
+    let message: Message<'_> = json::parse(message, LIMITS).map_err(refuse)?;
     match (message.ok, message.error, succeeded) {
-        (Some(ok), None, true) => Ok(Ok(ok)),
-        (None, Some(error), false) => Ok(Err(error.into())),
+        (Some(ok), None, true) => json::typed(ok.get().as_bytes()).map(Ok).map_err(refuse),
+        (None, Some(error), false) => {
+            let error: WireError = json::typed(error.get().as_bytes()).map_err(refuse)?;
+            Ok(Err(error.into()))
+        }
         (Some(_), Some(_), _) => Err("it answered with both ok and error".to_owned()),
         (None, None, _) => Err("its answer has neither ok nor error".to_owned()),
         (Some(_), None, false) => Err("it answered ok, but its exit status is 1".to_owned()),
@@ -473,6 +480,8 @@ mod tests {
         let good = format!(r#"{{"ok":{{"key":"{}"}}}}"#, key.as_str());
         assert!(!broken(&good, true));
         assert!(broken(&good, false), "ok with status 1");
+        assert!(broken(&format!(r#"[{{"key":"{}"}},null]"#, key.as_str()), true), "an array");
+        assert!(broken(&format!(r#"{{"ok":["{}",null]}}"#, key.as_str()), true), "an array inside");
         assert!(broken(&format!("{good}{good}"), true), "two objects");
         assert!(
             broken("", true) && broken("{}", true) && broken("[]", true) && broken(r#"{"ok":null}"#, true)

@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use kdf_api::Values;
+use kdf_api::protocol::SecretBuffer;
+use kdf_api::{Values, trusted_path};
 use serde::Deserialize;
 use serde::de::Error as _;
 
@@ -18,6 +19,9 @@ use crate::keyring::is_slot_name;
 
 /// Where the configuration lies unless a flag says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/unsealer/config.toml";
+
+/// The longest configuration file in bytes.
+const MAX_CONFIG: usize = 1024 * 1024;
 
 /// The configuration.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -171,11 +175,25 @@ impl Default for Init {
 impl Config {
     /// Reads a file. Without one, and if it was not asked for by name, everything has its default.
     pub fn load(path: &Path, asked_for: bool) -> Result<Self, Error> {
-        match std::fs::read_to_string(path) {
-            Ok(text) => Self::parse(&text, &path.display().to_string()),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !asked_for => Ok(Self::default()),
-            Err(error) => Err(Error::file("read the configuration", path, error)),
+        if !asked_for && !path.exists() {
+            return Ok(Self::default());
         }
+        // It says which programs run with our keys: nobody else may change it.
+        let path =
+            std::path::absolute(path).map_err(|error| Error::file("find the configuration", path, error))?;
+        let file = trusted_path::open_file(&path).map_err(|error| error.within("the configuration"))?;
+        let text = match SecretBuffer::read_all(&file, MAX_CONFIG) {
+            Ok(Some(text)) => String::from_utf8_lossy(text.as_bytes()).into_owned(),
+            Ok(None) => {
+                return Err(Error::file(
+                    "read the configuration",
+                    &path,
+                    std::io::ErrorKind::FileTooLarge.into(),
+                ));
+            }
+            Err(error) => return Err(Error::file("read the configuration", &path, error)),
+        };
+        Self::parse(&text, &path.display().to_string())
     }
 
     /// Reads the text of a file; `place` is what messages call it.

@@ -28,7 +28,7 @@ pub struct Reservation {
 /// the lock of the state folder.
 pub fn reserve(target: &Path, size: usize) -> Result<Reservation, Error> {
     let name = target.file_name().unwrap_or_default().to_string_lossy();
-    let aside = target.with_file_name(format!(".{name}.new"));
+    let aside = beside(target);
     let open = || -> io::Result<File> {
         fault::point(&format!("reserve {name}"))?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -147,12 +147,23 @@ pub fn read(path: &Path, limit: usize) -> Result<Option<Vec<u8>>, Error> {
     }
 }
 
-/// Removes a file, durably. One that is gone already is no error.
+/// Removes a file, durably, and what a write that was stopped left beside it. One that is gone already is no error.
 pub fn remove(path: &Path) -> Result<(), Error> {
-    match std::fs::remove_file(path).and_then(|()| sync_folder_of(path)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::file("remove", path, error)),
-        _ => Ok(()),
+    for path in [path, &beside(path)] {
+        match std::fs::remove_file(path).and_then(|()| sync_folder_of(path)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(Error::file("remove", path, error));
+            }
+            _ => {}
+        }
     }
+    Ok(())
+}
+
+/// The file in which the next content of `target` is written.
+fn beside(target: &Path) -> PathBuf {
+    let name = target.file_name().unwrap_or_default().to_string_lossy();
+    target.with_file_name(format!(".{name}.new"))
 }
 
 fn sync_folder_of(path: &Path) -> io::Result<()> {

@@ -201,13 +201,11 @@ impl Operation {
         let name = step.name();
         let fault = |error| Error::file("write", &self.journal.path, error);
         fault::point(&format!("before {name}")).map_err(fault)?;
-        durable::append_line(
-            &self.journal.path,
-            &serde_json::to_string(&record).unwrap_or_default(),
-        )?;
-        fault::point(&format!("after {name}")).map_err(fault)?;
+        let line = serde_json::to_string(&record).unwrap_or_default();
+        // Noted even if the write fails: the line may stand all the same, and what it names must be taken back.
         self.records.push(record);
-        Ok(())
+        durable::append_line(&self.journal.path, &line)?;
+        fault::point(&format!("after {name}")).map_err(fault)
     }
 
     /// The operation's name: `init`.

@@ -85,7 +85,7 @@ impl Init<'_> {
     }
 
     /// Opens the keyring as it stands on the disk by each of its slots.
-    fn prove(&self, keyring: &Keyring) -> Result<(), Error> {
+    pub(super) fn prove(&self, keyring: &Keyring) -> Result<(), Error> {
         for slot in &keyring.body.slots {
             let locked = open::load(self.state, &self.app.config)?;
             let opened = self
@@ -107,12 +107,16 @@ impl Init<'_> {
     /// Retires what was enrolled and removes what was written. Only before the server's shares are in the keyring.
     pub(super) fn roll_back(&mut self, operation: &mut Operation) -> Result<(), Error> {
         let mut first_failure = None;
+        let mut unnoted = Vec::new();
         for (id, slot) in operation.enrolments() {
             match self.slots.retire_id(&slot, id) {
                 Ok(destroyed) => {
-                    operation.note_slot(Step::Retired, &slot, id)?;
                     for what in destroyed {
                         self.app.progress.step(format!("slot {slot}: destroyed {what}"));
+                    }
+                    // On a full disk the others are taken back first, and this is noted where they were.
+                    if operation.note_slot(Step::Retired, &slot, id).is_err() {
+                        unnoted.push((id, slot));
                     }
                 }
                 // The others are taken back all the same; `slot prune --list` still finds this one.
@@ -126,13 +130,24 @@ impl Init<'_> {
         {
             durable::remove(&file)?;
         }
+        for (id, slot) in unnoted {
+            operation.note_slot(Step::Retired, &slot, id)?;
+        }
         operation.note(Step::Abandoned)?;
         first_failure.map_or(Ok(()), Err)
     }
 
     /// `--abandon`: gives up an `init` that was stopped before the shares were saved.
     pub(super) fn abandon(&mut self, mut operation: Operation) -> Result<Report, Error> {
-        if operation.reached(Step::Saved) || self.has_shares() {
+        let has_shares = match open::load(self.state, &self.app.config) {
+            Ok(locked) => locked.body.public.shares.is_some(),
+            // A keyring that cannot be read may have them once a request was sent.
+            Err(error) if operation.reached(Step::InitSent) && self.state.keyring().exists() => {
+                return Err(error);
+            }
+            Err(_) => false,
+        };
+        if operation.reached(Step::Saved) || has_shares {
             return Err(Error::Ambiguous {
                 what: "the server's only key shares are in this keyring: it is not given up".to_owned(),
                 hint: "run `unsealer init --resume`".to_owned(),

@@ -264,8 +264,8 @@ impl Init<'_> {
             "going on with an init that was stopped at the step `{}`",
             operation.last().map_or("", Step::name)
         ));
-        if !operation.reached(Step::Proven) {
-            // Not all slots are proven: what they left is taken back, and all starts anew.
+        if !operation.reached(Step::Proven) || operation.reached(Step::Retired) {
+            // Not all slots are proven, or they are in part given up: what is left is taken back, and all starts anew.
             self.roll_back(&mut operation)?;
             return self.start();
         }
@@ -280,15 +280,19 @@ impl Init<'_> {
         }
         let lock = Lock::Exclusive(self.lock);
         let keyring = open::open(self.state, &self.app.config, &self.slots, lock)?.keyring;
+        if keyring.payload.active.is_none() {
+            if operation.reached(Step::InitSent) {
+                self.find_out_what_became_of_the_request()?;
+            }
+            // A slot may have died since: by a reboot, or by an `--abandon` that was stopped.
+            self.prove(&keyring)?;
+        }
         self.carry_on(operation, keyring)
     }
 
     /// From proven slots to the end; every step that was reached before is passed over.
     fn carry_on(&mut self, mut operation: Operation, mut keyring: Keyring) -> Result<Report, Error> {
         if keyring.payload.active.is_none() {
-            if operation.reached(Step::InitSent) {
-                self.find_out_what_became_of_the_request()?;
-            }
             self.initialise(&mut operation, &mut keyring)?;
         }
         pass(&mut operation, Step::Saved)?;

@@ -248,9 +248,10 @@ impl Init<'_> {
             }
             keyring.payload.pending = None;
             open::save(self.state, keyring)?;
-            // The generation before this one still has the root token, which may be one that was kept alive.
-            durable::remove(&self.state.previous_keyring())?;
         }
+        // The generation before still has the root token, which may be one that was kept alive. A run that was stopped
+        // right after the save has left it.
+        durable::remove(&self.state.previous_keyring())?;
         pass(operation, Step::Revoked)
     }
 }
