@@ -14,13 +14,16 @@
 
 pub mod fake_vault;
 pub mod http;
+pub mod known;
 pub mod memory;
 pub mod needles;
 pub mod openbao;
 pub mod opened;
+pub mod points;
 pub mod ports;
 pub mod process;
 mod procfs;
 pub mod site;
 pub mod traced;
+pub mod two_slots;
 pub mod wait;

@@ -9,18 +9,19 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
 use kdf_api::secret_text::Base64Of;
-use kdf_api::{Context, Key, Secret, Wrapped, hkdf};
+use kdf_api::{Context, Key, Secret};
 use serde_json::{Value, json};
-use unsealer::keyring::{Keyring, RotationCredential, slot_context};
+use tempfile::TempDir;
+use unsealer_tests::known;
 use unsealer_tests::memory::Memory;
 use unsealer_tests::needles::Needles;
-use unsealer_tests::openbao::{OpenBao, Storage};
-use unsealer_tests::opened;
+use unsealer_tests::openbao::{OpenBao, Options, Storage};
 use unsealer_tests::process::bin;
 use unsealer_tests::site::{Site, make_hardware};
 use unsealer_tests::traced::{self, Traced};
@@ -126,14 +127,6 @@ fn base64(value: &Value) -> Secret {
     Secret::from_base64(value.as_str().unwrap()).unwrap()
 }
 
-/// The key that a secret is wrapped with, as `docs/wrapped-secret.md` has it.
-fn wrapping_key(ikm: &[u8], context: &Context, wrapped: &Value) -> [u8; 32] {
-    let mut okm = [0; 64];
-    let label = [b"kdf-wrap/v1\n", context.as_bytes()];
-    hkdf::sha256_into(ikm, base64(&wrapped["salt"]).expose(), &label, &mut okm);
-    *okm.first_chunk().unwrap()
-}
-
 #[test]
 fn kdf_file_keeps_nothing() {
     let folder = tempfile::tempdir().unwrap();
@@ -155,9 +148,8 @@ fn kdf_file_keeps_nothing() {
     let unwrapped = kdf.ask("unwrap", to_unwrap);
     assert!(base64(&unwrapped["secret"]).same_as(&secret));
 
-    let line = fs::read_to_string(folder.path().join(format!("{ID}.key"))).unwrap();
-    let file = Secret::from_base64(line.split(' ').nth(2).unwrap()).unwrap();
     let mut needles = Needles::new();
+    let file = known::file_key(&folder.path().join(format!("{ID}.key")));
     needles.add("the key file", file.expose());
     needles.add("the derived key", key.expose());
     needles.add("the wrapped secret", secret.expose());
@@ -187,45 +179,6 @@ fn kdf_software_keeps_nothing() {
     kdf.assert_clean(&needles);
 }
 
-/// All that a site's keyring is there to hide.
-fn secrets_of(site: &Site, keyring: &Keyring) -> Needles {
-    let mut needles = Needles::new();
-    let body = &keyring.body;
-    for (number, share) in (1..).zip(&keyring.payload.active.as_ref().unwrap().shares) {
-        needles.add(&format!("share {number}"), share.expose());
-    }
-    if let Some(RotationCredential::AppRole { secret_id, .. }) = &keyring.payload.credential {
-        needles.add("the secret id", secret_id.expose());
-    }
-    let locked = unsealer::keyring::Locked::parse(&fs::read(site.keyring()).unwrap()).unwrap();
-    let mut data_key = None;
-    for slot in &body.slots {
-        let context = slot_context(body.id, body.epoch, &slot.name).unwrap();
-        let ikm = opened::slot_key(site, &locked, &slot.name);
-        needles.add(&format!("the derived key of {}", slot.name), ikm.expose());
-        let key = wrapping_key(ikm.expose(), &context, &slot.wrapped);
-        needles.add(&format!("the wrapping key of {}", slot.name), &key);
-        let wrapped = Wrapped::from_json(&slot.wrapped, Key::LENGTH).unwrap();
-        data_key = Some(wrapped.open(&ikm, &context).unwrap());
-    }
-    let data_key = data_key.unwrap();
-    needles.add("the data key", data_key.expose());
-    for purpose in ["payload", "mac"] {
-        let label = format!(
-            "unsealer-keyring/v1 {purpose} keyring={} epoch={}\n",
-            body.id, body.epoch
-        );
-        let key = hkdf::sha256(data_key.expose(), b"", &[label.as_bytes()]);
-        needles.add(&format!("the {purpose} key"), key.expose());
-    }
-    for entry in fs::read_dir(site.keys()).unwrap() {
-        let line = fs::read_to_string(entry.unwrap().path()).unwrap();
-        let file = Secret::from_base64(line.split(' ').nth(2).unwrap()).unwrap();
-        needles.add("the key file", file.expose());
-    }
-    needles
-}
-
 fn is_ours(name: &str) -> bool {
     ["unsealer", "unwiped-unsealer", "kdf-file", "kdf-software"].contains(&name)
 }
@@ -241,57 +194,107 @@ fn assert_all_clean(traced: &Traced, needles: &Needles, what: &str) {
     }
 }
 
-#[test]
-fn init_and_unseal_keep_nothing() {
-    let mut server = OpenBao::start(Storage::Raft);
-    let site = Site::new(&server.address())
-        .file_slot("file")
-        .software_slot("fingerprint")
-        .environment(MARKER.0, MARKER.1);
-    let elsewhere = tempfile::tempdir().unwrap();
-    let seen = elsewhere.path().join("token");
-    let setup = site.program("setup", &format!("#!/bin/sh\ncat > {}\n", seen.display()));
-
-    let command = site.command(&["init", "--no-recovery", "--setup", setup.to_str().unwrap()]);
-    let init = traced::run(&command, b"", LIMIT, is_ours);
-    let keyring = opened::keyring(&site);
-    let mut needles = secrets_of(&site, &keyring);
-    needles.add("the root token", root_token(&seen).as_bytes());
-    assert_all_clean(&init, &needles, "unsealer init");
-
-    server.kill_9();
-    server.restart();
-    let unseal = traced::run(&site.command(&["unseal"]), b"", LIMIT, is_ours);
-    assert!(!server.is_sealed());
-    assert_all_clean(&unseal, &needles, "unsealer unseal");
+/// A server, a machine with every kind of slot, and a set-up program that ends with `then`. The root token is left in the
+/// file, outside the machine, from which [`root_token`] reads it.
+struct Scene {
+    server: OpenBao,
+    site: Site,
+    elsewhere: TempDir,
+    setup: PathBuf,
 }
 
-/// The positive controls: of an unsealer that is ended in the middle, without a chance to wipe, and of one without the
-/// wiping allocator, the same look finds what it must.
-#[test]
-fn what_an_unsealer_did_not_wipe_is_found() {
-    let elsewhere = tempfile::tempdir().unwrap();
-    let seen = elsewhere.path().join("token");
-    for (unsealer, then, ended) in [("unsealer", "kill -TERM $PPID", None), ("unwiped-unsealer", "", Some(0))] {
-        let server = OpenBao::start(Storage::Inmem);
-        let site = Site::new(&server.address())
-            .file_slot("file")
-            .unsealer(bin(unsealer))
-            .environment(MARKER.0, MARKER.1);
-        let setup = site.program("setup", &format!("#!/bin/sh\ncat > {}\n{then}\n", seen.display()));
-        let command = site.command(&["init", "--no-recovery", "--setup", setup.to_str().unwrap()]);
-        let init = traced::run(&command, b"", LIMIT, is_ours);
-        assert_eq!(init.finished.status.code(), ended, "{:?}", init.finished);
-        let keyring = opened::keyring(&site);
-        let mut needles = secrets_of(&site, &keyring);
-        needles.add("the root token", root_token(&seen).as_bytes());
-        let found = memory_of(&init).find(&needles);
-        println!("{unsealer} {found:#?}");
-        assert!(found.iter().any(|found| found.hit.what.contains("share")), "{found:?}");
+impl Scene {
+    fn new(options: Options, site: impl FnOnce(Site) -> Site, then: &str) -> Self {
+        let server = OpenBao::start(options);
+        let site = site(Site::new(&server.address()).environment(MARKER.0, MARKER.1));
+        let elsewhere = tempfile::tempdir().unwrap();
+        let token = elsewhere.path().join("token");
+        let setup = site.program("setup", &format!("#!/bin/sh\ncat > {}\n{then}\n", token.display()));
+        Self {
+            server,
+            site,
+            elsewhere,
+            setup,
+        }
+    }
+
+    fn init(&self) -> Traced {
+        let setup = self.setup.to_str().unwrap();
+        self.run(&["init", "--no-recovery", "--setup", setup])
+    }
+
+    fn run(&self, arguments: &[&str]) -> Traced {
+        traced::run(&self.site.command(arguments), b"", LIMIT, is_ours)
+    }
+
+    /// To be asked once the server is initialised.
+    fn secrets(&self) -> Needles {
+        let input = fs::read(self.elsewhere.path().join("token")).unwrap();
+        let input: Value = serde_json::from_slice(&input).unwrap();
+        let mut needles = known::secrets(&self.site);
+        needles.add("the root token", input["token"].as_str().unwrap().as_bytes());
+        needles
     }
 }
 
-fn root_token(seen: &Path) -> String {
-    let input: Value = serde_json::from_slice(&fs::read(seen).unwrap()).unwrap();
-    input["token"].as_str().unwrap().to_owned()
+/// Every command that opens a keyring, on a server that is reached by plain HTTP or by TLS.
+fn every_command_keeps_nothing(options: Options, site: impl FnOnce(Site) -> Site) {
+    let mut scene = Scene::new(options, site, "");
+    let mut runs = vec![("init", scene.init())];
+    scene.server.kill_9();
+    scene.server.restart();
+    for (name, arguments) in [
+        ("unseal", vec!["unseal"]),
+        ("slot test", vec!["slot", "test"]),
+        ("keyring verify", vec!["keyring", "verify"]),
+    ] {
+        runs.push((name, scene.run(&arguments)));
+    }
+    assert!(!scene.server.is_sealed());
+    let needles = scene.secrets();
+    for (name, run) in &runs {
+        assert_all_clean(run, &needles, name);
+    }
+}
+
+#[test]
+fn the_unsealer_keeps_nothing_with_every_kind_of_slot() {
+    every_command_keeps_nothing(Storage::Raft.into(), known::with_every_kind);
+}
+
+#[test]
+fn the_unsealer_keeps_nothing_of_what_it_sent_by_tls() {
+    let pair = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let options = Options::from(Storage::Raft).tls(&pair.cert.pem(), &pair.signing_key.serialize_pem());
+    every_command_keeps_nothing(options, |site| {
+        let certificate = site.folder().join("server.crt");
+        fs::write(&certificate, pair.cert.pem()).unwrap();
+        site.config(&format!("ca-file = \"{}\"\n", certificate.display()))
+            .file_slot("file")
+    });
+}
+
+/// The positive control for all of the above: of an unsealer that is ended in the middle, without a chance to wipe, the
+/// same look finds all that it held.
+#[test]
+fn what_a_killed_unsealer_held_is_found() {
+    let scene = Scene::new(Storage::Inmem.into(), |site| site.file_slot("file"), "kill -TERM $PPID");
+    let init = scene.init();
+    assert_eq!(init.finished.status.signal(), Some(15), "{:?}", init.finished);
+    let found = memory_of(&init).find(&scene.secrets());
+    for secret in ["share 1", "share 5", "the data key", "the secret id", "the root token"] {
+        let expected = format!("{secret}, raw");
+        assert!(found.iter().any(|found| found.hit.what == expected), "{secret}: {found:#?}");
+    }
+}
+
+/// The control for the allocator: without it, the same unsealer leaves the root token in a buffer that it gave back.
+#[test]
+fn what_an_allocator_did_not_wipe_is_found() {
+    let unwiped = |site: Site| site.file_slot("file").unsealer(bin("unwiped-unsealer"));
+    let scene = Scene::new(Storage::Inmem.into(), unwiped, "");
+    let init = scene.init();
+    assert_eq!(init.finished.code(), 0);
+    let found = memory_of(&init).find(&scene.secrets());
+    assert!(!found.is_empty());
 }

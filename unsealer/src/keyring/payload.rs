@@ -71,7 +71,7 @@ pub enum RotationCredential {
 pub struct Pending {
     /// The root token, until it is revoked.
     pub root_token: Secret,
-    /// The step that was reached.
+    /// `setup` if a set-up program has to end well before the token may be revoked, else `saved`.
     pub step: String,
 }
 

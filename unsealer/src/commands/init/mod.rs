@@ -171,6 +171,7 @@ impl Init<'_> {
             });
         }
         self.check_slots()?;
+        self.check_set_up()?;
         let mut operation = self.journal.begin(OP)?;
         match self.enroll(&mut operation) {
             Ok(keyring) => self.carry_on(operation, keyring),

@@ -62,7 +62,7 @@ impl Init<'_> {
         });
         keyring.payload.pending = Some(Pending {
             root_token,
-            step: Step::Saved.name().to_owned(),
+            step: self.pending_step(),
         });
         keyring.body.public.shares = Some(shares);
         keyring.body.public.threshold = Some(threshold);
@@ -228,7 +228,7 @@ impl Init<'_> {
     ) -> Result<(), Error> {
         if let Some(Pending { root_token, .. }) = &keyring.payload.pending {
             if self.arguments.keep_root_token_on_stdout {
-                print_line(root_token)?;
+                self.print_root_token(root_token)?;
                 self.app
                     .progress
                     .warn("the root token is on stdout, and stays valid until you revoke it");
@@ -253,6 +253,15 @@ impl Init<'_> {
         // right after the save has left it.
         durable::remove(&self.state.previous_keyring())?;
         pass(operation, Step::Revoked)
+    }
+
+    /// One line: the token, or with `--output json` an object that holds it.
+    fn print_root_token(&self, root_token: &Secret) -> Result<(), Error> {
+        let text = str::from_utf8(root_token.expose()).unwrap_or_default();
+        match self.app.progress.format() {
+            Format::Text => report::print_secret(&[text.as_bytes(), b"\n"]),
+            Format::Json => report::print_secret(&[b"{\"root_token\":\"", text.as_bytes(), b"\"}\n"]),
+        }
     }
 }
 
