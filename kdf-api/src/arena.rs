@@ -13,8 +13,8 @@ use crate::hardening;
 pub(crate) const SLOT: usize = 64;
 /// 16 KiB in all: the lowest `RLIMIT_MEMLOCK` still met in the field is 64 KiB.
 const SLOTS: usize = 256;
-/// Alignment of what is locked; a page on all machines we run on divides it.
-const ALIGN: usize = 64 * 1024;
+/// Alignment of what is locked: a page, or where its size depends on the kernel, what a page divides.
+const ALIGN: usize = if cfg!(target_arch = "x86_64") { 4 * 1024 } else { 64 * 1024 };
 
 pub(crate) type Slot = &'static mut [u8; SLOT];
 
@@ -27,6 +27,7 @@ fn arena() -> &'static Arena {
     static ARENA: OnceLock<Arena> = OnceLock::new();
     ARENA.get_or_init(|| {
         let size = SLOT * SLOTS;
+        // Whole pages: what else lies on them would be locked too, and missing in forked children.
         let leaked: &'static mut [u8] = vec![0; size + 2 * ALIGN].leak();
         let start = leaked.as_ptr().align_offset(ALIGN).min(ALIGN);
         let (_, rest) = leaked.split_at_mut(start);

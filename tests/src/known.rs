@@ -34,7 +34,12 @@ pub fn with_every_kind(site: Site) -> Site {
     let wraps = site.copy_program(&source("docs/examples/vendor-keeper.py"));
     site.file_slot("file")
         .software_slot("fingerprint")
-        .slot("vendor", &derives, &[("device-key", device_key.to_str().unwrap())])
+        .config("[slot.fingerprint.options]\nargon2 = \"small\"\n")
+        .slot(
+            "vendor",
+            &derives,
+            &[("device-key", device_key.to_str().unwrap())],
+        )
         .slot("keeper", &wraps, &[("folder", keeper.to_str().unwrap())])
         .hook_slot("hook", &hook)
 }
@@ -63,7 +68,10 @@ pub fn secrets(site: &Site) -> Needles {
         let ikm = slot_ikm(site, &locked, slot, &context);
         needles.add(&format!("the key of the slot {}", slot.name), ikm.expose());
         let key = wrapping_key(&ikm, &context, &slot.wrapped);
-        needles.add(&format!("the wrapping key of the slot {}", slot.name), key.expose());
+        needles.add(
+            &format!("the wrapping key of the slot {}", slot.name),
+            key.expose(),
+        );
     }
     let data_key = data_key(site, &locked);
     needles.add("the data key", data_key.expose());
@@ -88,14 +96,17 @@ pub fn locked(site: &Site) -> Locked {
 
 /// The payload of a keyring file of the site, in the clear.
 pub fn payload(site: &Site, file: &Path) -> Vec<u8> {
-    let locked = Locked::parse(&fs::read(file).unwrap()).unwrap();
+    let content = fs::read(file).unwrap();
+    let line1 = content.split(|byte| *byte == b'\n').next().unwrap();
+    let sealed = &serde_json::from_slice::<Value>(line1).unwrap()["sealed"];
+    let locked = Locked::parse(&content).unwrap();
     let body = &locked.body;
     let key = derived(&data_key(site, &locked), body, "payload");
     let context = format!(
         "unsealer/v1 keyring={} epoch={} generation={} part=payload",
         body.id, body.epoch, body.generation
     );
-    let wrapped = Wrapped::from_json(&body.sealed, kdf_api::wrap::MAX_PAYLOAD).unwrap();
+    let wrapped = Wrapped::from_json(sealed, kdf_api::wrap::MAX_PAYLOAD).unwrap();
     let text = wrapped.open(&key, &Context::parse(&context).unwrap()).unwrap();
     text.expose().to_vec()
 }
@@ -129,7 +140,8 @@ fn slot_ikm(site: &Site, locked: &Locked, slot: &Slot, context: &Context) -> Key
         }
         Kind::Keep => {
             let configured = opened::config(site).slot.remove(&slot.name).unwrap();
-            let mut device = Executable::new(Program::new(&configured.program).unwrap(), ProgramDirs::new([]));
+            let mut device =
+                Executable::new(Program::new(&configured.program).unwrap(), ProgramDirs::new([]));
             let credentials = Credentials::new();
             let place = Place {
                 settings: &configured.settings,

@@ -24,6 +24,7 @@ pub mod ports;
 pub mod process;
 mod procfs;
 pub mod site;
+pub mod snapshot;
 pub mod traced;
 pub mod two_slots;
 pub mod wait;

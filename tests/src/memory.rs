@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 
-use crate::needles::{Hit, Needles};
+use crate::needles::{Finder, Hit, Needles};
 
 /// Every readable page of a process.
 #[derive(Default)]
@@ -36,8 +36,7 @@ impl fmt::Debug for Found {
 
 impl Memory {
     /// What of the needles is in there.
-    pub fn find(&self, needles: &Needles) -> Vec<Found> {
-        let finder = needles.finder();
+    pub fn find(&self, finder: &Finder<'_>) -> Vec<Found> {
         let mut found = Vec::new();
         for region in &self.regions {
             found.extend(finder.find(&region.bytes).into_iter().map(|hit| Found {
@@ -52,7 +51,7 @@ impl Memory {
     pub fn contains(&self, bytes: &[u8]) -> bool {
         let mut needles = Needles::new();
         needles.add("marker", bytes);
-        !self.find(&needles).is_empty()
+        !self.find(&needles.finder()).is_empty()
     }
 
     /// Its size in bytes.

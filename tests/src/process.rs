@@ -244,7 +244,8 @@ impl Collector {
 
     /// What came, to be called after the process ended: then the end of the pipe is near, unless somebody else holds it.
     fn take(self) -> Vec<u8> {
-        let deadline = Instant::now() + Duration::from_millis(500);
+        // Long enough for a reader that gets no turn on a busy machine.
+        let deadline = Instant::now() + Duration::from_secs(2);
         while !self.reader.is_finished() && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(1));
         }

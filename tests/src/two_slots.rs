@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use base64ct::{Base64Unpadded, Encoding};
 use serde_json::{Value, json};
 use unsealer::keyring::RotationCredential;
 
@@ -45,7 +46,10 @@ pub fn device(site: &Site) -> PathBuf {
 
 /// Whatever lies on the two devices.
 pub fn material(site: &Site) -> Vec<PathBuf> {
-    [site.keys(), device(site)].iter().flat_map(|folder| files(folder)).collect()
+    [site.keys(), device(site)]
+        .iter()
+        .flat_map(|folder| files(folder))
+        .collect()
 }
 
 fn files(folder: &Path) -> Vec<PathBuf> {
@@ -101,7 +105,11 @@ pub fn assert_finished(server: &OpenBao, site: &Site) {
     site.expect(&["status"], 0);
     let verified = site.json(&["keyring", "verify"], 0);
     assert_eq!(
-        (&verified["shares"], &verified["root_token_pending"], &verified["failed"]),
+        (
+            &verified["shares"],
+            &verified["root_token_pending"],
+            &verified["failed"]
+        ),
         (&json!(5), &json!(false), &json!([])),
         "{verified}"
     );
@@ -112,7 +120,13 @@ pub fn assert_finished(server: &OpenBao, site: &Site) {
     assert_eq!((material(site).len(), owned(site).len()), (2, 2));
     assert_eq!(hidden_material(site), [""; 0].map(PathBuf::from));
     // No generation with the root token in it, and nothing half written.
-    let expected = ["journal.jsonl", "keyring.json", "lock", "proven.json", "seen.json"];
+    let expected = [
+        "journal.jsonl",
+        "keyring.json",
+        "lock",
+        "proven.json",
+        "seen.json",
+    ];
     assert_eq!(state_files(site), expected.map(str::to_owned).into());
     let seen: Value = serde_json::from_slice(&fs::read(site.state().join("seen.json")).unwrap()).unwrap();
     assert_eq!(seen["accept"].as_array().unwrap().len(), 1, "{seen}");
@@ -121,10 +135,16 @@ pub fn assert_finished(server: &OpenBao, site: &Site) {
 
     let keyring = opened::keyring(site);
     let active = keyring.payload.active.as_ref().unwrap();
-    let keys: Vec<_> = active.shares[..3].iter().map(|share| hex(share.expose())).collect();
+    let keys: Vec<_> = active.shares[..3]
+        .iter()
+        .map(|share| hex(share.expose()))
+        .collect();
     let root = root_token(server, &keys);
     assert_eq!(root_tokens(server, &root), 1, "the initial root token lives");
-    let Some(RotationCredential::AppRole { role_id, secret_id, .. }) = &keyring.payload.credential else {
+    let Some(RotationCredential::AppRole {
+        role_id, secret_id, ..
+    }) = &keyring.payload.credential
+    else {
         panic!("the keyring has no AppRole");
     };
     let login = json!({"role_id": role_id, "secret_id": str::from_utf8(secret_id.expose()).unwrap()});
@@ -153,8 +173,10 @@ fn root_token(server: &OpenBao, keys: &[String]) -> String {
         let share = json!({"nonce": attempt["nonce"], "key": key});
         answer = ask("PUT", "sys/generate-root/update", share);
     }
-    assert_eq!(answer["complete"], true, "the shares are not the server's: {answer}");
-    use base64ct::{Base64Unpadded, Encoding};
+    assert_eq!(
+        answer["complete"], true,
+        "the shares are not the server's: {answer}"
+    );
     let encoded = Base64Unpadded::decode_vec(answer["encoded_token"].as_str().unwrap()).unwrap();
     let pad = attempt["otp"].as_str().unwrap().bytes();
     String::from_utf8(encoded.iter().zip(pad).map(|(byte, pad)| byte ^ pad).collect()).unwrap()
@@ -174,15 +196,15 @@ fn root_tokens(server: &OpenBao, root: &str) -> usize {
 }
 
 /// What a machine has beside its programs, to be put back: state and devices.
-pub struct Copy(PathBuf);
+pub struct Backup(PathBuf);
 
-impl Copy {
+impl Backup {
     /// Copies it.
     pub fn of(site: &Site) -> Self {
         let aside = site.folder().join("aside");
         fs::create_dir(&aside).unwrap();
         let copy = Self(aside);
-        copy.copy(site.folder(), &copy.0);
+        Self::copy(site.folder(), &copy.0);
         copy
     }
 
@@ -191,14 +213,14 @@ impl Copy {
         for folder in Self::folders(site.folder()) {
             fs::remove_dir_all(folder).unwrap();
         }
-        self.copy(&self.0, site.folder());
+        Self::copy(&self.0, site.folder());
     }
 
     fn folders(below: &Path) -> Vec<PathBuf> {
         ["state", "keys", "device"].map(|name| below.join(name)).into()
     }
 
-    fn copy(&self, from: &Path, to: &Path) {
+    fn copy(from: &Path, to: &Path) {
         let mut command = Command::new("/usr/bin/cp");
         command.arg("-a").args(Self::folders(from)).arg(to);
         let copied = run(&mut command, b"", Duration::from_secs(20));

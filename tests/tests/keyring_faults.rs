@@ -65,7 +65,9 @@ impl Machine {
         fs::create_dir(site.keys()).unwrap();
         fs::set_permissions(site.keys(), Permissions::from_mode(0o700)).unwrap();
         let keys = format!("{}/", site.keys().display());
-        let site = site.slot("file", &file, &[("path", &keys)]).hook_slot("hook", &hook);
+        let site = site
+            .slot("file", &file, &[("path", &keys)])
+            .hook_slot("hook", &hook);
         let token = site.expect(
             &[
                 "init",
@@ -156,7 +158,16 @@ fn a_missing_an_empty_and_a_damaged_file_are_told_apart() {
     let good = &machine.good;
     let end = good.iter().position(|byte| *byte == b'\n').unwrap();
     let cut_off = "it was cut off, or something was added";
-    for length in [1, 100, end / 2, end, end + 1, end + 20, good.len() - 70, good.len() - 1] {
+    for length in [
+        1,
+        100,
+        end / 2,
+        end,
+        end + 1,
+        end + 20,
+        good.len() - 70,
+        good.len() - 1,
+    ] {
         machine.refuses(&good[..length], 1, cut_off);
     }
     machine.refuses(&[good, &b" "[..]].concat(), 1, cut_off);
@@ -247,6 +258,7 @@ fn exchanged(text: &str, one: &str, two: &str) -> String {
 /// Invariant 4, and the MAC behind the record: what passes the one is stopped by the other.
 #[test]
 fn a_keyring_put_together_from_parts_is_refused_twice() {
+    const SAME: &str = "it has the generation 4 that we know, and another content";
     type Change<'a> = Box<dyn Fn(&str) -> String + 'a>;
     let (machine, other) = (Machine::new(), Machine::new());
     let other = std::str::from_utf8(&other.good).unwrap().lines().next().unwrap();
@@ -260,14 +272,12 @@ fn a_keyring_put_together_from_parts_is_refused_twice() {
     let put = |from: &'static str, to: &'static str| -> Change<'_> {
         Box::new(move |line1| line1.replacen(from, to, 1))
     };
-    const SAME: &str = "it has the generation 4 that we know, and another content";
     let cases: Vec<(&str, Change<'_>, &str, &str)> = vec![
         (
             "slots in another order",
-            Box::new(|line1| {
-                exchanged(line1, part(line1, &["slots", "0"]), part(line1, &["slots", "1"]))
-            }),
-            SAME, "the MAC does not hold",
+            Box::new(|line1| exchanged(line1, part(line1, &["slots", "0"]), part(line1, &["slots", "1"]))),
+            SAME,
+            "the MAC does not hold",
         ),
         (
             "wrapped keys of two slots exchanged",
@@ -275,45 +285,63 @@ fn a_keyring_put_together_from_parts_is_refused_twice() {
                 let wrapped = |slot| part(line1, &["slots", slot, "wrapped"]);
                 exchanged(line1, wrapped("0"), wrapped("1"))
             }),
-            SAME, "no slot opens",
+            SAME,
+            "no slot opens",
         ),
         (
             "a slot dropped",
             Box::new(|line1| line1.replace(&format!(",{}", part(line1, &["slots", "1"])), "")),
-            SAME, "the MAC does not hold",
+            SAME,
+            "the MAC does not hold",
         ),
         (
             "the payload of another keyring",
             foreign(&["sealed"]),
-            SAME, "the MAC does not hold",
+            SAME,
+            "the MAC does not hold",
         ),
         (
             "the first slot of another keyring",
             foreign(&["slots", "0"]),
             // The other one still opens, so it is the MAC that finds it.
-            SAME, "the MAC does not hold",
+            SAME,
+            "the MAC does not hold",
         ),
-        ("all slots of another keyring", foreign(&["slots"]), SAME, "no slot opens"),
+        (
+            "all slots of another keyring",
+            foreign(&["slots"]),
+            SAME,
+            "no slot opens",
+        ),
         (
             "a commitment to the data key of another",
             foreign(&["commitment"]),
-            "it has another data key than the one we know of epoch 1", "no slot opens",
+            "it has another data key than the one we know of epoch 1",
+            "no slot opens",
         ),
         (
             "another generation",
             put("\"generation\":", "\"generation\":1"),
-            "it has generation 14 and epoch 1, and we know generation 4 and epoch 1", "the MAC does not hold",
+            "it has generation 14 and epoch 1, and we know generation 4 and epoch 1",
+            "the MAC does not hold",
         ),
-        ("another epoch", put("\"epoch\":1", "\"epoch\":2"), "it has generation 4 and epoch 2, and we know", "no slot opens"),
+        (
+            "another epoch",
+            put("\"epoch\":1", "\"epoch\":2"),
+            "it has generation 4 and epoch 2, and we know",
+            "no slot opens",
+        ),
         (
             "another threshold",
             put("\"threshold\":3", "\"threshold\":2"),
-            SAME, "the MAC does not hold",
+            SAME,
+            "the MAC does not hold",
         ),
         (
             "one space more",
             put("{\"format\"", "{ \"format\""),
-            SAME, "the MAC does not hold",
+            SAME,
+            "the MAC does not hold",
         ),
     ];
     for (what, change, told, phrase) in cases {
@@ -402,7 +430,10 @@ fn a_forged_keyring_runs_no_program_until_a_person_accepts_it() {
     machine.site.expect(&["keyring", "verify"], 0);
     assert!(machine.a_program_ran());
     let said = machine.site.expect(&["unseal"], 2).stdout_text();
-    assert!(said.contains("do not belong to"), "its shares are not the server's: {said}");
+    assert!(
+        said.contains("do not belong to"),
+        "its shares are not the server's: {said}"
+    );
     assert!(machine.server.is_sealed());
     machine.a_program_ran();
     machine.opens_when_restored();
@@ -433,8 +464,17 @@ fn a_state_folder_that_others_can_write_to_is_refused_and_the_hint_mends_it() {
         assert!(!machine.a_program_ran());
         assert_eq!(machine.state(), before);
         let said = machine.site.expect(&["unseal"], 1).stderr_text();
-        let hint = said.lines().find(|line| line.trim_start().starts_with("chmod")).unwrap();
-        assert!(Command::new("/bin/sh").args(["-c", hint]).status().unwrap().success());
+        let hint = said
+            .lines()
+            .find(|line| line.trim_start().starts_with("chmod"))
+            .unwrap();
+        assert!(
+            Command::new("/bin/sh")
+                .args(["-c", hint])
+                .status()
+                .unwrap()
+                .success()
+        );
         machine.site.expect(&["keyring", "verify"], 0);
         assert!(machine.a_program_ran());
     }

@@ -14,6 +14,9 @@ use crate::exit::Exit;
 use crate::places;
 use crate::report::{self, Format, Progress, Report};
 
+/// What sets the options of every command apart from a command's own.
+const GLOBAL: &str = "Options of every command";
+
 /// Keeps Vault and OpenBao servers unsealed, with key shares that only this machine can read.
 #[derive(Parser)]
 #[command(
@@ -27,19 +30,19 @@ use crate::report::{self, Format, Progress, Report};
 )]
 struct CommandLine {
     /// The configuration file.
-    #[arg(long, global = true, value_name = "FILE", env = "UNSEALER_CONFIG")]
+    #[arg(long, global = true, help_heading = GLOBAL, value_name = "FILE", env = "UNSEALER_CONFIG")]
     config: Option<PathBuf>,
     /// How results are written.
-    #[arg(long, global = true, value_enum, default_value_t, env = "UNSEALER_OUTPUT")]
+    #[arg(long, global = true, help_heading = GLOBAL, value_enum, default_value_t, env = "UNSEALER_OUTPUT")]
     output: Format,
     /// Never ask anybody: what would have to be typed is an error.
-    #[arg(long, global = true, env = "UNSEALER_NON_INTERACTIVE")]
+    #[arg(long, global = true, help_heading = GLOBAL, env = "UNSEALER_NON_INTERACTIVE")]
     non_interactive: bool,
     /// The one server to use, instead of those in the configuration.
-    #[arg(long, global = true, value_name = "URL", env = "UNSEALER_ADDRESS")]
+    #[arg(long, global = true, help_heading = GLOBAL, value_name = "URL", env = "UNSEALER_ADDRESS")]
     address: Option<String>,
     /// The CA of the server given by --address or VAULT_ADDR.
-    #[arg(long, global = true, value_name = "FILE", env = "UNSEALER_CA_FILE")]
+    #[arg(long, global = true, help_heading = GLOBAL, value_name = "FILE", env = "UNSEALER_CA_FILE")]
     ca_file: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
@@ -136,10 +139,8 @@ fn execute(command_line: CommandLine) -> Result<Report, Error> {
 fn completions(shell: clap_complete::Shell) -> Report {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut CommandLine::command(), "unsealer", &mut script);
-    Report::done(
-        String::from_utf8_lossy(&script).trim_end(),
-        serde_json::Value::Null,
-    )
+    let script = String::from_utf8_lossy(&script).trim_end().to_owned();
+    Report::done(script.clone(), script.into())
 }
 
 /// Logs go to stderr, where a service manager picks them up; by default only what an operator should look at.

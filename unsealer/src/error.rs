@@ -1,9 +1,11 @@
 //! What can go wrong in the unsealer: what happened, to what, and what to do about it.
 
+use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use kdf_api::Code;
+use kdf_api::trusted_path::quoted;
 
 use crate::exit::Exit;
 use crate::keyring::Fault;
@@ -201,17 +203,37 @@ impl Error {
                     .to_owned(),
             ),
             Self::NoSlotOpens { .. } => Some("`unsealer slot test NAME` tries one slot".to_owned()),
-            Self::Setup { .. } => Some("mend it, then run `unsealer init --resume`".to_owned()),
+            Self::Setup { program, .. } => Some(format!(
+                "mend it, then run `unsealer init --resume --setup {}`; until then the root token stays in the keyring",
+                quoted(program)
+            )),
             Self::UnsafeFolder { path, .. } => Some(format!("chmod go-w {}", path.display())),
             Self::Vault { error, .. } => error.hint(),
-            Self::WrongUser { owner, .. } => {
-                let command: Vec<_> = std::env::args().collect();
-                Some(format!("sudo -u {owner} {}", command.join(" ")))
-            }
+            Self::WrongUser { owner, .. } => Some(sudo_line(owner)),
         }
     }
 }
 
 fn needs_person(code: Code) -> bool {
     matches!(code, Code::CredentialNeeded | Code::CredentialWrong)
+}
+
+/// This very command for another user. What sudo drops of the environment is given again, or it would act on another
+/// folder.
+fn sudo_line(owner: &str) -> String {
+    let quoted = |text: &OsStr| quoted(Path::new(text));
+    let variables: Vec<_> = std::env::vars_os()
+        .filter(|(name, _)| name == "STATE_DIRECTORY" || name.as_encoded_bytes().starts_with(b"UNSEALER_"))
+        .map(|(name, value)| format!("{}={}", name.display(), quoted(&value)))
+        .collect();
+    let mut line = format!("sudo -u {}", quoted(owner.as_ref()));
+    if !variables.is_empty() {
+        line.push_str(" env ");
+        line.push_str(&variables.join(" "));
+    }
+    for argument in std::env::args_os() {
+        line.push(' ');
+        line.push_str(&quoted(&argument));
+    }
+    line
 }

@@ -1,7 +1,7 @@
 //! Opening and saving the keyring: the order in which nothing is acted on before it is known to be good.
 
 use kdf_api::Advice;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::config::Config;
 use crate::error::Error;
@@ -177,7 +177,7 @@ fn settle_seen(state: &StateFolder, keyring: &Keyring, verdict: &Verdict, lock: 
         return;
     }
     if let Err(error) = Seen::record(state, keyring.body.id, &[keyring.identity()]) {
-        warn!(%error, "the keyring could not be noted as seen: going on without");
+        error!(%error, "the keyring could not be noted as seen: going on without");
     }
 }
 

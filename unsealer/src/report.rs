@@ -1,8 +1,13 @@
 //! What a person or a script reads: progress on stderr, the result on stdout, as text or as JSON.
 
 use std::io::Write;
+use std::os::fd::AsFd;
+use std::path::Path;
 use std::time::Instant;
 
+use kdf_api::protocol::SecretBuffer;
+use serde::Serialize;
+use serde::ser::{SerializeMap, Serializer};
 use serde_json::{Value, json};
 
 use crate::error::Error;
@@ -25,7 +30,7 @@ pub struct Report {
     pub exit: Exit,
     /// For people: lines, without the last line end.
     pub text: String,
-    /// For scripts.
+    /// For scripts; null if all was said by [`print_secret`].
     pub json: Value,
 }
 
@@ -54,6 +59,11 @@ impl Progress {
             format,
             started: Instant::now(),
         }
+    }
+
+    /// How results are written.
+    pub fn format(&self) -> Format {
+        self.format
     }
 
     /// One step, with the time since the start. Scripts that asked for JSON get nothing until the end.
@@ -103,6 +113,7 @@ pub fn finish(format: Format, outcome: Result<Report, Error>) -> Exit {
     };
     let text = match format {
         Format::Text => report.text,
+        Format::Json if report.json.is_null() => String::new(),
         Format::Json => report.json.to_string(),
     };
     let written = if text.is_empty() {
@@ -114,4 +125,34 @@ pub fn finish(format: Format, outcome: Result<Report, Error>) -> Exit {
         Ok(()) => report.exit,
         Err(_) => Exit::Error,
     }
+}
+
+/// Puts a secret on stdout: its bytes as they are, or the one field of a JSON object. The report that follows is silent.
+pub(crate) fn print_secret(
+    format: Format,
+    bytes: &[&[u8]],
+    name: &str,
+    value: &impl Serialize,
+) -> Result<Report, Error> {
+    let mut output = SecretBuffer::new();
+    match format {
+        Format::Text => bytes.iter().for_each(|part| output.append(part)),
+        Format::Json => {
+            write_field(&mut output, name, value).map_err(|_| {
+                kdf_api::Error::new(kdf_api::Code::Internal, "the secret cannot be written as JSON")
+            })?;
+            output.append(b"\n");
+        }
+    }
+    output
+        .write_to(std::io::stdout().as_fd())
+        .map_err(|error| Error::file("write to", Path::new("stdout"), error))?;
+    Ok(Report::done("", Value::Null))
+}
+
+fn write_field(output: &mut SecretBuffer, name: &str, value: &impl Serialize) -> serde_json::Result<()> {
+    let mut serializer = serde_json::Serializer::new(output);
+    let mut object = serializer.serialize_map(Some(1))?;
+    object.serialize_entry(name, value)?;
+    object.end()
 }

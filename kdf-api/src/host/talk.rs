@@ -16,8 +16,8 @@ use crate::protocol::SecretBuffer;
 
 /// How long output is read after the program has ended: what it started may hold the pipes open for ever.
 const LINGER: Duration = Duration::from_millis(100);
-/// What is read at once: the capacity of a Linux pipe.
-const CHUNK: usize = 64 * 1024;
+/// What is read at once. Answers are shorter as a rule, and what is allocated is wiped byte by byte.
+const CHUNK: usize = 4 * 1024;
 
 /// The conversation with a running child. A pipe that has ended is closed, and none.
 pub(super) struct Talk<'a> {

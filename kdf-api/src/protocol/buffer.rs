@@ -11,8 +11,8 @@ use zeroize::{Zeroize, Zeroizing};
 #[derive(Default)]
 pub struct SecretBuffer(Zeroizing<Vec<u8>>);
 
-/// What is read at once: the capacity of a Linux pipe.
-const CHUNK: usize = 64 * 1024;
+/// What is read at once. Messages are shorter as a rule, and what is allocated is wiped byte by byte.
+const CHUNK: usize = 4 * 1024;
 
 impl SecretBuffer {
     /// An empty buffer.

@@ -32,9 +32,7 @@ fn pass(point: &str) -> io::Result<()> {
     };
     passed.push(point.to_owned());
     let count = passed.iter().filter(|passed| *passed == point).count();
-    faults
-        .split(';')
-        .try_for_each(|fault| apply(fault, point, count))
+    faults.split(';').try_for_each(|fault| apply(fault, point, count))
 }
 
 /// What a fault does at the `count`th passing of a point.

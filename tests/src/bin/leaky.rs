@@ -26,14 +26,14 @@ fn main() -> ExitCode {
     secret.fill(0);
     black_box(&secret);
     match arguments.get(1).map(String::as_str) {
-        Some("kept") => black_box(Box::leak(copy.into_boxed_slice())).len(),
-        Some("freed") => drop_unwiped(copy),
+        Some("kept") => {
+            black_box(Box::leak(copy.into_boxed_slice()));
+        }
+        Some("freed") => {
+            black_box(&copy);
+            drop(copy);
+        }
         _ => return ExitCode::FAILURE,
-    };
+    }
     ExitCode::SUCCESS
-}
-
-#[inline(never)]
-fn drop_unwiped(copy: Vec<u8>) -> usize {
-    black_box(&copy).len()
 }

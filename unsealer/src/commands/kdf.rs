@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use kdf_api::host::{Device, Executable, Program, ProgramDirs};
 use kdf_api::json;
 use kdf_api::protocol::{LIMITS, SecretBuffer, Verb};
+use kdf_api::secret_text::Base64Of;
 use kdf_api::wrap::MAX_SECRET;
 use kdf_api::{
     Advised, Code, Context, Credentials, EnrollRequest, Health, Place, Retire, Secret, Use, Values,
@@ -16,7 +17,7 @@ use uuid::Uuid;
 
 use crate::app::App;
 use crate::error::Error;
-use crate::report::Report;
+use crate::report::{self, Format, Report};
 use crate::slots;
 
 /// The subcommands.
@@ -94,7 +95,7 @@ pub fn run(app: &App, command: Command) -> Result<Report, Error> {
                 context: context.as_deref().map(Context::parse).transpose()?,
                 wrapped: wrapped.as_deref().map(read_json).transpose()?,
             };
-            inputs.run(&mut device, verb)
+            inputs.run(&mut device, verb, app.progress.format())
         }
     }
 }
@@ -182,7 +183,7 @@ struct Inputs {
 }
 
 impl Inputs {
-    fn run(&self, device: &mut dyn Device, verb: Verb) -> Result<Report, Error> {
+    fn run(&self, device: &mut dyn Device, verb: Verb, format: Format) -> Result<Report, Error> {
         let credentials = Credentials::new();
         let place = Place {
             settings: &self.settings,
@@ -201,13 +202,13 @@ impl Inputs {
             Verb::Derive => {
                 let Advised { value, .. } = device.derive(self.enrolment()?, &self.at(place)?)?;
                 let hex = zeroize::Zeroizing::new(base16ct::lower::encode_string(value.expose()));
-                print_secret(&[hex.as_bytes(), b"\n"])?
+                print_secret(format, &[hex.as_bytes(), b"\n"], "key", value.as_secret())?
             }
             Verb::Wrap => shown(device.wrap(self.enrolment()?, &self.at(place)?, &secret_from_stdin()?)?),
             Verb::Unwrap => {
                 let wrapped = self.wrapped.as_ref().ok_or_else(|| needs("--wrapped"))?;
                 let Advised { value, .. } = device.unwrap(self.enrolment()?, &self.at(place)?, wrapped)?;
-                print_secret(&[value.expose()])?
+                print_secret(format, &[value.expose()], "secret", &value)?
             }
             Verb::Health => {
                 let Health { state, details } = device.health(self.enrolment()?, &place)?;
@@ -274,20 +275,14 @@ fn secret_from_stdin() -> Result<Secret, Error> {
     Ok(Secret::copy_of(input.as_bytes()))
 }
 
-/// A secret goes to a pipe or a file; on a terminal it would stay in the scrollback.
-fn print_secret(parts: &[&[u8]]) -> Result<Report, Error> {
+/// A secret goes to a pipe or a file; on a terminal it would stay in the scrollback. In JSON it stands in base64, as in
+/// the protocol.
+fn print_secret(format: Format, bytes: &[&[u8]], name: &str, secret: &Secret) -> Result<Report, Error> {
     if std::io::stdout().is_terminal() {
         return Err(Error::Kdf(
             kdf_api::Error::new(Code::Insecure, "a secret is not shown on a terminal")
                 .hint("send it to a pipe or a file"),
         ));
     }
-    let mut output = SecretBuffer::new();
-    for part in parts {
-        output.append(part);
-    }
-    output
-        .write_to(std::io::stdout().as_fd())
-        .map_err(|error| Error::file("write to", Path::new("stdout"), error))?;
-    Ok(Report::done("", Value::Null))
+    report::print_secret(format, bytes, name, &Base64Of(secret))
 }

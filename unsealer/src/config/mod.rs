@@ -207,8 +207,8 @@ impl Config {
             let place = line.map_or_else(|| place.to_owned(), |line| format!("{place}:{line}"));
             Error::Config {
                 place,
-                what: error.message().to_owned(),
-                hint: nearest::hint(error.message()),
+                what: in_plain_words(error.message()),
+                hint: hint(error.message()),
             }
         })?;
         match config.fault() {
@@ -254,6 +254,32 @@ impl Config {
         }
         None
     }
+}
+
+/// The parser names types as Rust does, and quotes what it found there, which may be a credential in the wrong place.
+fn in_plain_words(message: &str) -> String {
+    let unquoted = message
+        .split_once("string \"")
+        .and_then(|(before, rest)| Some((before, rest.rsplit_once("\", ")?.1)))
+        .map(|(before, after)| format!("{before}string, {after}"));
+    let message = unquoted.unwrap_or_else(|| message.to_owned());
+    [
+        ("expected u8", "expected a number from 0 to 255"),
+        ("expected path string", "expected a path in quotes"),
+        ("expected a sequence", "expected a list"),
+        ("expected a map", "expected a table"),
+        ("invalid type: sequence", "invalid type: list"),
+        ("invalid type: map", "invalid type: table"),
+        ("wanted string or table", "expected a string"),
+    ]
+    .iter()
+    .fold(message, |message, (theirs, plain)| message.replace(theirs, plain))
+}
+
+fn hint(message: &str) -> Option<String> {
+    // There is one list of tables.
+    let node = message.contains("invalid type: map, expected a sequence");
+    nearest::hint(message).or_else(|| node.then(|| "a node begins with [[node]], in two brackets".to_owned()))
 }
 
 fn hashes<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<[u8; 32]>, D::Error> {

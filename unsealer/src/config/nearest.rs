@@ -11,13 +11,10 @@ pub(super) fn hint(message: &str) -> Option<String> {
     let mut quoted = names.split('`').skip(1).step_by(2);
     let unknown = quoted.next()?;
     let known: Vec<_> = quoted.collect();
-    let nearest = known
+    known
         .iter()
         .map(|name| (strsim::jaro_winkler(unknown, name), name))
         .filter(|(likeness, _)| *likeness >= ALIKE)
-        .max_by(|(one, _), (other, _)| one.total_cmp(other));
-    match nearest {
-        Some((_, name)) => Some(format!("did you mean `{name}`?")),
-        None => Some(format!("known here: {}", known.join(", "))),
-    }
+        .max_by(|(one, _), (other, _)| one.total_cmp(other))
+        .map(|(_, name)| format!("did you mean `{name}`?"))
 }

@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
-use tracing::warn;
+use tracing::error;
 
 use crate::error::Error;
 
@@ -86,7 +86,7 @@ impl StateFolder {
         let file = match open_lock(&path) {
             Ok(file) => file,
             Err(error) => {
-                warn!(path = %path.display(), %error, "reading without the lock: a writer could interfere");
+                error!(path = %path.display(), %error, "reading without the lock: a writer could interfere");
                 return Ok(Shared { file: None });
             }
         };

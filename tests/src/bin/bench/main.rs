@@ -21,7 +21,7 @@ use zeroizing_alloc::ZeroAlloc;
 
 use invocation::Stage;
 use report::Report;
-use rounds::{Probe, Times};
+use rounds::Times;
 
 /// The allocator of our executables, so that the host's part costs here what it costs there.
 #[global_allocator]
@@ -31,6 +31,8 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// How often everything is measured.
 const ROUNDS: usize = 400;
+/// How often all of it is done where a budget is exceeded on a machine that is busy with something else.
+const ATTEMPTS: usize = 3;
 
 /// What a host and a KDF executable may add to the bare spawn of an empty program.
 const INVOCATION: Duration = Duration::from_millis(1);
@@ -59,23 +61,53 @@ fn bench() -> Result<Report> {
     if cfg!(debug_assertions) {
         return Err("this build is not optimised: run `make bench`".into());
     }
-    let [empty, kdf_file, kdf_software, unsealer] = [
-        built("empty")?,
-        built("kdf-file")?,
-        built("kdf-software")?,
-        built("unsealer")?,
-    ];
-    let mut report = Report::default();
-    report.size("kdf-file", size(&kdf_file)?, KDF_SIZE);
-    report.size("kdf-software", size(&kdf_software)?, KDF_SIZE);
-    report.size("unsealer", size(&unsealer)?, UNSEALER_SIZE);
+    let programs = Programs {
+        empty: built("empty")?,
+        kdf_file: built("kdf-file")?,
+        kdf_software: built("kdf-software")?,
+        unsealer: built("unsealer")?,
+    };
+    let stage = Stage::new(&programs.kdf_file)?;
+    for _ in 1..ATTEMPTS {
+        let report = measure(&programs, &stage)?;
+        if !(report.is_exceeded() && report.is_noisy()) {
+            return Ok(report);
+        }
+    }
+    measure(&programs, &stage)
+}
 
-    let stage = Stage::new(&kdf_file)?;
-    let measured: [(&str, Option<Duration>, Probe<'_>); _] = [
+/// What is measured.
+struct Programs {
+    empty: PathBuf,
+    kdf_file: PathBuf,
+    kdf_software: PathBuf,
+    unsealer: PathBuf,
+}
+
+fn measure(programs: &Programs, stage: &Stage) -> Result<Report> {
+    let Programs {
+        empty,
+        kdf_file,
+        kdf_software,
+        unsealer,
+    } = programs;
+    let mut report = Report::default();
+    report.size("kdf-file", size(kdf_file)?, KDF_SIZE);
+    report.size("kdf-software", size(kdf_software)?, KDF_SIZE);
+    report.size("unsealer", size(unsealer)?, UNSEALER_SIZE);
+
+    let (lines, mut probes): (Vec<_>, Vec<_>) = [
+        ("spawn an empty program: the floor", None, start::to_end(empty)),
+        (
+            "spawn an empty program again: the noise",
+            None,
+            start::to_end(empty),
+        ),
         (
             "invoke an empty program: the host's part",
             None,
-            invocation::nothing(&empty)?,
+            invocation::nothing(empty)?,
         ),
         ("invoke kdf-file: unwrap", Some(INVOCATION), stage.unwrap()),
         ("invoke kdf-file: derive", None, stage.derive()),
@@ -83,44 +115,40 @@ fn bench() -> Result<Report> {
         (
             "kdf-file describe: first byte",
             Some(START),
-            start::to_description(&kdf_file),
+            start::to_description(kdf_file),
         ),
         (
             "kdf-file --help: first byte",
             Some(START),
-            start::to_help(&kdf_file),
+            start::to_help(kdf_file),
         ),
         (
             "kdf-software describe: first byte",
             Some(START),
-            start::to_description(&kdf_software),
+            start::to_description(kdf_software),
         ),
         (
             "kdf-software --help: first byte",
             Some(START),
-            start::to_help(&kdf_software),
+            start::to_help(kdf_software),
         ),
         (
             "unsealer --help: first byte",
             Some(START),
-            start::to_help(&unsealer),
+            start::to_help(unsealer),
         ),
-    ];
-    let mut probes = vec![start::to_end(&empty), start::to_end(&empty)];
-    let mut lines = Vec::new();
-    for (what, budget, probe) in measured {
-        lines.push((what, budget));
-        probes.push(probe);
-    }
+    ]
+    .into_iter()
+    .map(|(what, budget, probe)| ((what, budget), probe))
+    .unzip();
     let samples = rounds::measure(&mut probes, ROUNDS)?;
-    let [floor, again, samples @ ..] = samples.as_slice() else {
+    let [floor, again, ..] = samples.as_slice() else {
         return Err("nothing was measured".into());
     };
-    report.time("spawn an empty program: the floor", Times::of(floor, floor), None);
-    report.noise("spawn an empty program again: the noise", Times::of(again, floor));
-    for ((what, budget), samples) in lines.into_iter().zip(samples) {
+    for ((what, budget), samples) in lines.into_iter().zip(&samples) {
         report.time(what, Times::of(samples, floor), budget);
     }
+    report.noise(Times::of(again, floor));
     Ok(report)
 }
 

@@ -1,5 +1,7 @@
 //! Measuring several things in turn, each beside the floor, so that what disturbs one disturbs all.
 
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
 use std::time::Duration;
 
 use crate::Result;
@@ -13,14 +15,15 @@ const WARM_UP: usize = 20;
 /// What a probe took in each round.
 pub(crate) type Samples = Vec<Duration>;
 
-/// Runs every probe once a round. Each round starts one probe further on, so that none always follows the same other.
+/// Runs every probe once a round, each round in another order: a probe may leave work behind for the next.
 pub(crate) fn measure(probes: &mut [Probe<'_>], rounds: usize) -> Result<Vec<Samples>> {
     let mut samples = vec![Samples::with_capacity(rounds); probes.len()];
+    let mut order: Vec<_> = (0..).zip(probes.iter_mut().zip(&mut samples)).collect();
     for round in 0..WARM_UP + rounds {
-        let mut order: Vec<_> = probes.iter_mut().zip(&mut samples).collect();
-        let first = round % order.len().max(1);
-        order.rotate_left(first);
-        for (probe, samples) in order {
+        // Its keys are random: as good as shuffled.
+        let shuffle = RandomState::new();
+        order.sort_by_key(|(number, _): &(usize, _)| shuffle.hash_one(number));
+        for (_, (probe, samples)) in &mut order {
             let time = probe()?;
             if round >= WARM_UP {
                 samples.push(time);

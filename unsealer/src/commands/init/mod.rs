@@ -116,9 +116,14 @@ impl Init<'_> {
         } else {
             slots.join(", ")
         };
-        let (stands, hint) = if operation.reached(Step::Saved) || self.has_shares() {
+        let (stands, hint) = if operation.reached(Step::Revoked) {
             (
-                "the server is initialised and its shares are in the keyring; the root token is still there too",
+                "the server is initialised, its shares are in the keyring, and no root token is",
+                "run `unsealer init --resume`",
+            )
+        } else if operation.reached(Step::Saved) || self.has_shares() {
+            (
+                "the server is initialised, its shares are in the keyring, and its root token may be too",
                 "run `unsealer init --resume`",
             )
         } else if operation.reached(Step::InitSent) {
@@ -314,7 +319,7 @@ impl Init<'_> {
             "keyring": {"id": keyring.body.id, "generation": keyring.body.generation, "epoch": keyring.body.epoch},
             "slots": slots,
         });
-        // The root token is then the one thing on stdout.
+        // The root token is then the one thing on stdout: one line, or one JSON value.
         if self.arguments.keep_root_token_on_stdout {
             self.app.progress.step(text);
             return Ok(Report {

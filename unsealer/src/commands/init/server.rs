@@ -1,10 +1,9 @@
 //! The second half of `init`, at the server: initialise, save, unseal, mint the rotation credential, end the root token.
 
-use std::os::fd::AsFd;
 use std::time::{Duration, SystemTime};
 
 use kdf_api::Secret;
-use kdf_api::protocol::SecretBuffer;
+use kdf_api::secret_text::TextOf;
 use tracing::info;
 
 use super::{Init, pass};
@@ -12,6 +11,7 @@ use crate::config::InitCredential;
 use crate::error::Error;
 use crate::keyring::{Active, Keyring, Pending, RotationCredential};
 use crate::open::{self, Prepared};
+use crate::report;
 use crate::state::durable;
 use crate::state::journal::{Operation, Step};
 use crate::vault::{self, HealthState, InitFailed, InitReply, NodeState};
@@ -228,7 +228,13 @@ impl Init<'_> {
     ) -> Result<(), Error> {
         if let Some(Pending { root_token, .. }) = &keyring.payload.pending {
             if self.arguments.keep_root_token_on_stdout {
-                self.print_root_token(root_token)?;
+                let line: [&[u8]; 2] = [root_token.expose(), b"\n"];
+                report::print_secret(
+                    self.app.progress.format(),
+                    &line,
+                    "root_token",
+                    &TextOf(root_token),
+                )?;
                 self.app
                     .progress
                     .warn("the root token is on stdout, and stays valid until you revoke it");
@@ -253,15 +259,6 @@ impl Init<'_> {
         // right after the save has left it.
         durable::remove(&self.state.previous_keyring())?;
         pass(operation, Step::Revoked)
-    }
-
-    /// One line: the token, or with `--output json` an object that holds it.
-    fn print_root_token(&self, root_token: &Secret) -> Result<(), Error> {
-        let text = str::from_utf8(root_token.expose()).unwrap_or_default();
-        match self.app.progress.format() {
-            Format::Text => report::print_secret(&[text.as_bytes(), b"\n"]),
-            Format::Json => report::print_secret(&[b"{\"root_token\":\"", text.as_bytes(), b"\"}\n"]),
-        }
     }
 }
 
@@ -303,14 +300,6 @@ async fn revoke(client: &vault::Client, token: &Secret) -> Result<bool, vault::E
         client.revoke_self(token).await?;
     }
     client.token_is_dead(token).await
-}
-
-fn print_line(secret: &Secret) -> Result<(), Error> {
-    let mut line = SecretBuffer::new();
-    line.append(secret.expose());
-    line.append(b"\n");
-    line.write_to(std::io::stdout().as_fd())
-        .map_err(|error| Error::file("print the root token on", std::path::Path::new("stdout"), error))
 }
 
 /// For the record only: no decision reads the wall clock.
