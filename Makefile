@@ -11,7 +11,7 @@ DENY := .cache/tools/bin/cargo-deny
 
 # What the build needs, and what the tests need beside it.
 BUILD_PACKAGES := gcc libc6-dev
-TEST_PACKAGES := python3 python3-argon2 python3-cryptography python3-pip strace util-linux
+TEST_PACKAGES := python3 python3-argon2 python3-cryptography python3-pip util-linux
 
 PROGRAMS := kdf-file kdf-software
 BIN := $(DESTDIR)$(PREFIX)/bin

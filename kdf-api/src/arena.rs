@@ -14,7 +14,11 @@ pub(crate) const SLOT: usize = 64;
 /// 16 KiB in all: the lowest `RLIMIT_MEMLOCK` still met in the field is 64 KiB.
 const SLOTS: usize = 256;
 /// Alignment of what is locked: a page, or where its size depends on the kernel, what a page divides.
-const ALIGN: usize = if cfg!(target_arch = "x86_64") { 4 * 1024 } else { 64 * 1024 };
+const ALIGN: usize = if cfg!(target_arch = "x86_64") {
+    4 * 1024
+} else {
+    64 * 1024
+};
 
 pub(crate) type Slot = &'static mut [u8; SLOT];
 

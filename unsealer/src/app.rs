@@ -147,6 +147,14 @@ fn nodes(config: &Config, over: NodeOverride) -> Result<Vec<Node>, Error> {
         return Ok(vec![node]);
     }
     if !config.node.is_empty() {
+        // Rather than trust something else than was asked for.
+        if over.ca_file.is_some() {
+            return Err(Error::Config {
+                place: "--ca-file".to_owned(),
+                what: "belongs to --address; the nodes in the configuration have their own".to_owned(),
+                hint: Some("set ca-file in [[node]]".to_owned()),
+            });
+        }
         return Ok(config.node.clone());
     }
     let variable = |name: &str| {

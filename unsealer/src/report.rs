@@ -91,12 +91,11 @@ pub fn finish(format: Format, outcome: Result<Report, Error>) -> Exit {
         Ok(report) => report,
         Err(error) => match format {
             Format::Text => {
-                let lines: String = error
-                    .findings()
-                    .into_iter()
-                    .chain(error.hint())
-                    .map(|line| format!("\n  {line}"))
-                    .collect();
+                let mut lines = String::new();
+                for line in error.findings().into_iter().chain(error.hint()) {
+                    lines.push_str("\n  ");
+                    lines.push_str(&line);
+                }
                 let _ = writeln!(std::io::stderr(), "unsealer: {error}{lines}");
                 return error.exit();
             }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use zeroize::Zeroizing;
+use zeroize::Zeroize;
 
 use super::call::Call;
 use super::spawn::Running;
@@ -16,8 +16,8 @@ use crate::protocol::SecretBuffer;
 
 /// How long output is read after the program has ended: what it started may hold the pipes open for ever.
 const LINGER: Duration = Duration::from_millis(100);
-/// What is read at once. Answers are shorter as a rule, and what is allocated is wiped byte by byte.
-const CHUNK: usize = 4 * 1024;
+/// What is read at once: the capacity of a Linux pipe, so that what was written together is read together.
+const CHUNK: usize = 64 * 1024;
 
 /// The conversation with a running child. A pipe that has ended is closed, and none.
 pub(super) struct Talk<'a> {
@@ -30,7 +30,8 @@ pub(super) struct Talk<'a> {
     pub(super) output: SecretBuffer,
     most: usize,
     pub(super) stderr: Stderr,
-    chunk: Zeroizing<Vec<u8>>,
+    /// What was read last, wiped once it is taken over, as far as it was filled: most answers fill little of it.
+    chunk: Vec<u8>,
     /// When the child ended.
     ended: Option<Instant>,
 }
@@ -74,7 +75,7 @@ impl<'a> Talk<'a> {
             output: SecretBuffer::new(),
             most: call.most,
             stderr: Stderr::new(call.live),
-            chunk: Zeroizing::new(vec![0; CHUNK]),
+            chunk: vec![0; CHUNK],
             ended: None,
         })
     }
@@ -172,7 +173,10 @@ impl<'a> Talk<'a> {
         let Some(stdout) = &self.stdout else { return Ok(()) };
         match read(stdout.as_fd(), &mut self.chunk)? {
             Some([]) => self.stdout = None,
-            Some(bytes) => self.output.append(bytes),
+            Some(bytes) => {
+                self.output.append(bytes);
+                bytes.zeroize();
+            }
             None => {}
         }
         Ok(())
@@ -184,7 +188,10 @@ impl<'a> Talk<'a> {
         };
         match read(stderr.as_fd(), &mut self.chunk)? {
             Some([]) => self.stderr_pipe = None,
-            Some(bytes) => self.stderr.take(bytes),
+            Some(bytes) => {
+                self.stderr.take(bytes);
+                bytes.zeroize();
+            }
             None => {}
         }
         Ok(())
@@ -192,9 +199,9 @@ impl<'a> Talk<'a> {
 }
 
 /// What there is to read; nothing left, as no bytes; or nothing now.
-fn read<'c>(source: BorrowedFd<'_>, chunk: &'c mut [u8]) -> io::Result<Option<&'c [u8]>> {
+fn read<'c>(source: BorrowedFd<'_>, chunk: &'c mut [u8]) -> io::Result<Option<&'c mut [u8]>> {
     match rustix::io::read(source, &mut *chunk) {
-        Ok(count) => Ok(chunk.get(..count)),
+        Ok(count) => Ok(chunk.get_mut(..count)),
         Err(Errno::AGAIN | Errno::INTR) => Ok(None),
         Err(error) => Err(error.into()),
     }

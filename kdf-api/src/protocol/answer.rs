@@ -480,8 +480,14 @@ mod tests {
         let good = format!(r#"{{"ok":{{"key":"{}"}}}}"#, key.as_str());
         assert!(!broken(&good, true));
         assert!(broken(&good, false), "ok with status 1");
-        assert!(broken(&format!(r#"[{{"key":"{}"}},null]"#, key.as_str()), true), "an array");
-        assert!(broken(&format!(r#"{{"ok":["{}",null]}}"#, key.as_str()), true), "an array inside");
+        assert!(
+            broken(&format!(r#"[{{"key":"{}"}},null]"#, key.as_str()), true),
+            "an array"
+        );
+        assert!(
+            broken(&format!(r#"{{"ok":["{}",null]}}"#, key.as_str()), true),
+            "an array inside"
+        );
         assert!(broken(&format!("{good}{good}"), true), "two objects");
         assert!(
             broken("", true) && broken("{}", true) && broken("[]", true) && broken(r#"{"ok":null}"#, true)
