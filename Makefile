@@ -63,7 +63,8 @@ lint: setup-build $(DENY)
 		$(DENY) --offline check licenses bans sources
 
 bench: setup
-	@umask 022 && $(CARGO) build --locked --release -p unsealer -p kdf-file -p kdf-software -p unsealer-tests --bins
+	@umask 022 && $(CARGO) build --locked --release -p unsealer -p kdf-file -p kdf-software -p unsealer-tests \
+		--bin unsealer --bin kdf-file --bin kdf-software --bin empty --bin bench
 	@target/release/bench
 
 SOAK_ROUNDS ?= 5

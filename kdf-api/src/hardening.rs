@@ -26,6 +26,35 @@ pub fn harden_process() -> io::Result<()> {
     Ok(())
 }
 
+/// Ignores the signals by which a person or a service manager ends a process, until it is dropped: for the moment in which
+/// ending would lose something that exists nowhere else. Children started meanwhile would ignore them too.
+#[derive(Debug)]
+pub struct Undisturbed {
+    before: [(libc::c_int, libc::sighandler_t); ENDING.len()],
+}
+
+/// What Ctrl-C, `kill`, a closed terminal and Ctrl-\ send.
+const ENDING: [libc::c_int; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];
+
+impl Undisturbed {
+    /// From now on.
+    pub fn begin() -> Self {
+        // SAFETY: ignoring a signal runs no code of ours; what was set before is put back as it was.
+        Self {
+            before: ENDING.map(|signal| (signal, unsafe { libc::signal(signal, libc::SIG_IGN) })),
+        }
+    }
+}
+
+impl Drop for Undisturbed {
+    fn drop(&mut self) {
+        for (signal, before) in self.before {
+            // SAFETY: the value that `signal` returned for this very signal.
+            unsafe { libc::signal(signal, before) };
+        }
+    }
+}
+
 /// A hard limit of 0, as containers like to have, cannot be raised without privilege: there it stays.
 fn limit_core() -> io::Result<()> {
     let hard = rustix::process::getrlimit(Resource::Core)
@@ -79,7 +108,7 @@ fn scrub_stack() {
 }
 
 #[cfg(feature = "host")]
-pub(crate) use child::prepare_child;
+pub(crate) use child::{learn_of_children, prepare_child};
 
 #[cfg(feature = "host")]
 mod child {
@@ -124,6 +153,33 @@ mod child {
             rustix::io::fcntl_setfd(descriptor.as_ref(), FdFlags::empty())?;
         }
         Ok(())
+    }
+
+    /// Has the kernel keep the status of a child until we ask for it.
+    ///
+    /// Whoever started us may have ignored `SIGCHLD`, which exec does not undo: children would then be reaped by nobody, and
+    /// their status lost (wait(2), notes). A handler that the program set itself stays; only the loss is switched off.
+    pub(crate) fn learn_of_children() -> io::Result<()> {
+        // SAFETY: a zeroed `sigaction` is a valid one (SIG_DFL, no flags). The calls read and write that struct alone, and
+        // the handler that may go back is the one that was set before.
+        let result = unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            match libc::sigaction(libc::SIGCHLD, std::ptr::null(), &raw mut action) {
+                0 => {
+                    if action.sa_sigaction == libc::SIG_IGN {
+                        action.sa_sigaction = libc::SIG_DFL;
+                    }
+                    action.sa_flags &= !libc::SA_NOCLDWAIT;
+                    libc::sigaction(libc::SIGCHLD, &raw const action, std::ptr::null_mut())
+                }
+                failed => failed,
+            }
+        };
+        if result == 0 {
+            Ok(())
+        } else {
+            Err(io::Error::last_os_error())
+        }
     }
 
     /// Marks every descriptor from `first` on to be closed by exec (`close_range(2)`, Linux 5.11).

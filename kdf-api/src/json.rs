@@ -4,10 +4,14 @@
 //! `serde_json` keeps the last of two equal keys in a map and quotes its input in error texts. So input is first checked
 //! as a whole, and what is wrong with it is told by place and kind alone.
 
+mod object;
+
 use std::collections::HashSet;
 use std::fmt;
 
 use serde::de::{Deserialize, DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
+
+pub use object::{not_null, nullable, nullable_object, object, objects};
 
 /// What a message may be at most.
 #[derive(Clone, Copy, Debug)]
@@ -17,6 +21,10 @@ pub struct Limits {
     /// Objects and arrays inside one another.
     pub depth: usize,
 }
+
+/// Begins the keys by which `serde_json` hands values to itself (`RawValue`). In an input, what such a key holds would pass
+/// [`check`] as one string, and then be read as JSON of its own.
+const PRIVATE: &str = "$serde_json::private::";
 
 /// Integers stay below 2^53, where every language agrees on them.
 const MAX_INTEGER: u64 = 1 << 53;
@@ -183,6 +191,9 @@ impl<'de> Visitor<'de> for Strict {
         let inner = self.deeper()?;
         let mut keys = HashSet::new();
         while let Some(key) = entries.next_key::<String>()? {
+            if key.starts_with(PRIVATE) {
+                return Err(A::Error::custom(format!("{MARK}has a key that is reserved")));
+            }
             if !keys.insert(key) {
                 return Err(A::Error::custom(format!("{MARK}has a key twice in one object")));
             }
@@ -221,6 +232,17 @@ mod tests {
         assert!(refusal("{} {}").starts_with("is not JSON"));
         assert!(refusal("{").starts_with("ends too early"));
         assert!(refusal(&" ".repeat(1001)).starts_with("is longer than"));
+    }
+
+    /// What `check` passes is one string, and what is read of it then is JSON that nothing has checked.
+    #[test]
+    fn json_inside_a_string_is_not_read_as_json() {
+        let smuggled = r#"{"a":{"$serde_json::private::RawValue":"{\"a\":1.5,\"a\":2}"}}"#;
+        let read: serde_json::Value = serde_json::from_str(smuggled).unwrap();
+        assert_eq!(read, serde_json::json!({"a": {"a": 2}}), "the control");
+        assert!(refusal(smuggled).starts_with("has a key that is reserved"));
+        assert!(refusal(&smuggled.replace('$', r"\u0024")).starts_with("has a key that is reserved"));
+        assert!(parse::<serde_json::Value>(smuggled.as_bytes(), LIMITS).is_err());
     }
 
     #[test]

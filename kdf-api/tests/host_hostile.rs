@@ -263,7 +263,7 @@ fn answers_that_are_none() {
         ),
         ("exit 0".to_owned(), "ends too early"),
         ("echo hello".to_owned(), "is not JSON"),
-        ("echo '[]'".to_owned(), "wrong kind"),
+        ("echo '[]'".to_owned(), "is not an object"),
         ("echo '{}'".to_owned(), "neither ok nor error"),
         (r#"echo '{"ok":{}}'"#.to_owned(), "lacks the field `key`"),
         (

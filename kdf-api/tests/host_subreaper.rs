@@ -123,6 +123,40 @@ fn the_helpers_of_a_call_that_still_runs_are_left_alone() {
     });
 }
 
+/// Whoever starts the host may ignore `SIGCHLD`, which lasts through exec: nobody would know how a program ended.
+#[test]
+fn a_host_that_was_started_without_sigchld_learns_how_a_program_ended() {
+    const NAME: &str = "a_host_that_was_started_without_sigchld_learns_how_a_program_ended";
+    const AS_HOST: &str = "TEST_AS_HOST_WITHOUT_SIGCHLD_OF";
+    if let Some(path) = std::env::var_os(AS_HOST) {
+        let ignored = std::fs::read_to_string("/proc/self/status").unwrap();
+        let ignored = ignored
+            .lines()
+            .find_map(|line| line.strip_prefix("SigIgn:"))
+            .unwrap();
+        let ignored = u64::from_str_radix(ignored.trim(), 16).unwrap();
+        assert_ne!(ignored & 1 << (17 - 1), 0, "the control: SIGCHLD is ignored");
+        assert_eq!(derive_within(path.as_ref(), AMPLE).unwrap().value.expose(), KEY);
+        return;
+    }
+    // Not in turn: the host is a child of this process, and no orphan.
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let workshop = Workshop::new();
+    let path = workshop.kdf("kdf", &format!("printf '%s' '{OK}'"));
+    let ignoring = "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])";
+    let host = Command::new("/usr/bin/python3")
+        .args(["-I", "-c", ignoring])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", NAME])
+        .env(AS_HOST, &path)
+        .output()
+        .unwrap();
+    assert!(
+        host.status.success() && String::from_utf8_lossy(&host.stdout).contains("1 passed"),
+        "{host:?}"
+    );
+}
+
 /// The host is killed outright: nobody is left to end the program, so the kernel does.
 #[test]
 fn a_program_dies_with_its_host() {

@@ -66,7 +66,6 @@ fn mistakes_in_the_configuration_are_told_where_they_are() {
         "[[node]]\nname = \"one\"\naddress = \"http://10.0.0.1:8200\"\nplaintext = true",
         "[[node]]\nname = \"one\"\naddress = \"https://a\"\n[[node]]\nname = \"one\"\naddress = \"https://b\"",
         "[[node]]\nname = \"one\"\naddress = \"https://a\"\nclient-cert = \"/c.pem\"",
-        "[[node]]\nname = \"one\"\naddress = \"https://127.0.0.1:1\"\nca-file = \"/no/such.pem\"",
         "[init]\nshares = \"five\"",
         "[init]\nshares = 256",
         "[init]\nshares = 2\nthreshold = 3",
@@ -86,6 +85,23 @@ fn mistakes_in_the_configuration_are_told_where_they_are() {
         let _ = writeln!(told, "---\n{case}\n=>\n{said}");
     }
     snapshot::assert_matches("configuration-mistakes", &told);
+}
+
+#[test]
+fn a_node_that_is_set_up_wrongly_stops_no_other() {
+    let server = OpenBao::start(Storage::Inmem);
+    let site = fresh_site(&server.address());
+    site.init();
+    let site = site
+        .config("[[node]]\nname = \"two\"\naddress = \"https://127.0.0.1:1\"\nca-file = \"/no/such.pem\"\n");
+    for command in ["status", "unseal"] {
+        let said = site.expect(&[command], 2).stdout_text();
+        assert!(said.contains("node one") && said.contains("unsealed"), "{said}");
+        assert!(
+            said.contains("node two") && said.contains("/no/such.pem"),
+            "{said}"
+        );
+    }
 }
 
 #[test]

@@ -126,7 +126,7 @@ fn every_write_fails_once() {
 fn the_only_copy_is_not_given_up() {
     let server = two_slots::server();
     let site = two_slots::site(&server.address());
-    let faults = "full:write keyring.json#2;full:reserve keyring.json#3;full:rename seen.json#4";
+    let faults = "full:write keyring.json#2;full:reserve keyring.json#3;full:rename keyring.json#2";
     let saved = run_with(&site, faults, INIT);
     assert_eq!(saved.code(), 0, "{saved:?}");
     assert_eq!(

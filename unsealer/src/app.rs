@@ -9,7 +9,7 @@ use crate::places;
 use crate::report::Progress;
 use crate::slots::Slots;
 use crate::state::StateFolder;
-use crate::vault::{self, Client, Settings};
+use crate::vault::{self, Address, Client, NodeState, Settings};
 
 /// What every command has in hand.
 #[derive(Debug)]
@@ -38,10 +38,12 @@ pub struct NodeOverride {
 pub struct NodeClient {
     /// What we call it.
     pub name: String,
+    /// Where it is, as the configuration says it.
+    pub address: String,
     /// The file with its CA, for the set-up program.
     pub ca_file: Option<PathBuf>,
-    /// How to talk to it.
-    pub client: Client,
+    /// How to talk to it, or why nobody can. One node that is set up wrongly must not stop the others.
+    client: Result<Client, vault::Error>,
 }
 
 impl App {
@@ -91,27 +93,51 @@ impl App {
                 hint: Some("add one, or give --address or VAULT_ADDR".to_owned()),
             });
         }
-        self.nodes.iter().map(NodeClient::new).collect()
+        let nodes: Vec<_> = self.nodes.iter().map(NodeClient::new).collect::<Result<_, _>>()?;
+        for node in &nodes {
+            if node.sends_in_clear() {
+                self.progress.warn(format!(
+                    "node {}: key shares travel in clear to {}, as the configuration accepts",
+                    node.name, node.address
+                ));
+            }
+        }
+        Ok(nodes)
     }
 }
 
 impl NodeClient {
+    /// An address that makes no sense is a mistake in the configuration; what fails beyond it is this node's affair.
     fn new(node: &Node) -> Result<Self, Error> {
-        let fault = |error| Error::Vault {
+        let address = node.address.parse().map_err(|error| Error::Vault {
             node: node.name.clone(),
             error,
-        };
-        let mut settings = Settings::new(node.address.parse().map_err(fault)?);
-        settings.ca_file.clone_from(&node.ca_file);
-        settings.server_name.clone_from(&node.server_name);
-        settings.client_certificate = node.client_cert.clone().zip(node.client_key.clone());
-        settings.plaintext_accepted = node.plaintext == Some(Plaintext::Accepted);
-        let client = Client::new(&settings).map_err(fault)?;
+        })?;
         Ok(Self {
             name: node.name.clone(),
+            address: node.address.clone(),
             ca_file: node.ca_file.clone(),
-            client,
+            client: client(node, address),
         })
+    }
+
+    /// How to talk to it.
+    pub fn client(&self) -> Result<&Client, Error> {
+        self.client.as_ref().map_err(|error| self.fault(error.clone()))
+    }
+
+    /// How it is. A node that is set up wrongly is in a state that nobody knows.
+    pub fn state(&self) -> Result<NodeState, Error> {
+        match &self.client {
+            Ok(client) => self.talk(async { Ok(client.state().await) }),
+            Err(error) => Ok(NodeState::Unknown(error.clone())),
+        }
+    }
+
+    fn sends_in_clear(&self) -> bool {
+        self.client
+            .as_ref()
+            .is_ok_and(|client| !client.address().is_tls() && !client.address().is_loopback())
     }
 
     /// Runs a conversation with the server to its end.
@@ -133,6 +159,15 @@ impl NodeClient {
             error,
         }
     }
+}
+
+fn client(node: &Node, address: Address) -> Result<Client, vault::Error> {
+    let mut settings = Settings::new(address);
+    settings.ca_file.clone_from(&node.ca_file);
+    settings.server_name.clone_from(&node.server_name);
+    settings.client_certificate = node.client_cert.clone().zip(node.client_key.clone());
+    settings.plaintext_accepted = node.plaintext == Some(Plaintext::Accepted);
+    Client::new(&settings)
 }
 
 /// The servers: from flags, else from the configuration, else from the environment that `vault` and `bao` use.

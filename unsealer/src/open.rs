@@ -173,11 +173,14 @@ fn settle_seen(state: &StateFolder, keyring: &Keyring, verdict: &Verdict, lock: 
         Lock::Shared(shared) => shared.try_upgrade(),
     };
     // Taking the exclusive lock may have let a writer in between (flock(2)): what lies there must still be what we opened.
-    if !alone || !lies_there_by_hash(state, keyring) {
-        return;
-    }
-    if let Err(error) = Seen::record(state, keyring.body.id, &[keyring.identity()]) {
+    if alone
+        && lies_there_by_hash(state, keyring)
+        && let Err(error) = Seen::record(state, keyring.body.id, &[keyring.identity()])
+    {
         error!(%error, "the keyring could not be noted as seen: going on without");
+    }
+    if let Lock::Shared(shared) = lock {
+        shared.downgrade();
     }
 }
 
@@ -210,8 +213,8 @@ pub fn prepare(state: &StateFolder, size: usize) -> Result<Prepared, Error> {
     })
 }
 
-/// Saves the next generation. The new hash is accepted before the rename and the old one dropped after it, so that a
-/// crash between never locks us out.
+/// Saves the next generation: first its bytes, durably, beside the present file; then its hash is accepted; then the
+/// rename; then the old hash is dropped. So a crash between never locks us out, and never loses what was once written.
 pub fn commit(state: &StateFolder, keyring: &mut Keyring, prepared: Prepared) -> Result<(), Error> {
     let present = keyring.identity().clone();
     let written = keyring.seal()?;
@@ -220,8 +223,9 @@ pub fn commit(state: &StateFolder, keyring: &mut Keyring, prepared: Prepared) ->
         .into_iter()
         .chain([&written.identity])
         .collect();
+    let staged = prepared.keyring.stage(&written.bytes)?;
     prepared.seen.commit(&Seen::text(keyring.body.id, &both))?;
-    let outcome = prepared.keyring.commit(&written.bytes);
+    let outcome = staged.publish();
     // What failed may have come after the rename. Then this is the present generation all the same: if the next save did
     // not accept it, a crash before its rename would lock us out.
     if outcome.is_ok() || lies_there(state, &written.bytes) {
@@ -233,6 +237,29 @@ pub fn commit(state: &StateFolder, keyring: &mut Keyring, prepared: Prepared) ->
         warn!(%error, "the record of the generation before could not be dropped: going on");
     }
     Ok(())
+}
+
+/// Finishes a save that was stopped after the next generation was written and before it was in its place. The data key
+/// says that it is ours: nobody else can have made it.
+pub fn finish_stopped_save(state: &StateFolder, keyring: Keyring) -> Result<Keyring, Error> {
+    let Some(bytes) = durable::left_beside(state.keyring(), MAX_FILE)? else {
+        return Ok(keyring);
+    };
+    let Some(next) = keyring.successor(&bytes) else {
+        return Ok(keyring);
+    };
+    let both = [keyring.identity(), next.identity()];
+    durable::replace(&state.file("seen.json"), &Seen::text(keyring.body.id, &both))?;
+    durable::finish(state.keyring(), &bytes)?;
+    Seen::record(state, next.body.id, &[next.identity()])?;
+    Ok(next)
+}
+
+/// Whether a stopped save has left a keyring with shares beside the present one.
+pub fn shares_left_beside(state: &StateFolder) -> bool {
+    let left = durable::left_beside(state.keyring(), MAX_FILE).ok().flatten();
+    left.and_then(|bytes| Locked::parse(&bytes).ok())
+        .is_some_and(|locked| locked.body.public.shares.is_some())
 }
 
 /// Whether the keyring file has this content.

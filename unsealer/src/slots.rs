@@ -1,6 +1,9 @@
 //! Slots: from the name in the keyring, by the configuration, to a program, and from what it gives to the data key.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::rc::Rc;
 
 use kdf_api::host::{
     Device, Executable, Hook, Program, ProgramDirs, hook_key, prove_derive, prove_hook, prove_keep,
@@ -23,6 +26,8 @@ pub struct Slots<'a> {
     dirs: ProgramDirs,
     asking: Asking,
     live: bool,
+    /// What was read once is not asked for again: a pipe has it once, and a person may mistype it the second time.
+    credentials: RefCell<BTreeMap<String, Rc<Credentials>>>,
 }
 
 /// A slot that opened.
@@ -39,7 +44,7 @@ enum Backing {
     Kdf {
         device: Box<Executable>,
         settings: Values,
-        credentials: Credentials,
+        credentials: Rc<Credentials>,
     },
     Hook(Hook),
 }
@@ -52,6 +57,7 @@ impl<'a> Slots<'a> {
             dirs: ProgramDirs::new(config.program_dirs.iter().cloned()),
             asking,
             live,
+            credentials: RefCell::default(),
         }
     }
 
@@ -278,6 +284,17 @@ impl<'a> Slots<'a> {
         })
     }
 
+    fn credentials(&self, name: &str, slot: &config::Slot) -> Result<Rc<Credentials>> {
+        if let Some(known) = self.credentials.borrow().get(name) {
+            return Ok(Rc::clone(known));
+        }
+        let read = Rc::new(credentials::read(&slot.credentials, self.asking)?);
+        self.credentials
+            .borrow_mut()
+            .insert(name.to_owned(), Rc::clone(&read));
+        Ok(read)
+    }
+
     fn backing(&self, name: &str) -> Result<Backing> {
         let slot = self.configured(name)?;
         let program = program(slot, self.live)?;
@@ -285,7 +302,7 @@ impl<'a> Slots<'a> {
             SlotKind::Kdf => Backing::Kdf {
                 device: Box::new(Executable::new(program, self.dirs.clone())),
                 settings: slot.settings.clone(),
-                credentials: credentials::read(&slot.credentials, self.asking)?,
+                credentials: self.credentials(name, slot)?,
             },
             SlotKind::IkmHook => Backing::Hook(Hook::new(program, self.dirs.clone())),
         })

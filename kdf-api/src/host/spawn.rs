@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal};
 
 use super::reaper;
-use crate::hardening::prepare_child;
+use crate::hardening::{learn_of_children, prepare_child};
 
 /// How long a killed child may take to be gone. Only one that hangs in the kernel takes longer.
 const DYING: Duration = Duration::from_millis(500);
@@ -53,6 +53,7 @@ fn spawner() -> io::Result<&'static Sender<Job>> {
     if let Some(spawner) = SPAWNER.get() {
         return Ok(spawner);
     }
+    learn_of_children()?;
     let (sender, jobs) = mpsc::channel::<Job>();
     let work = move || {
         for job in jobs {

@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use super::shown::{is_showable, may_be_shown};
 use super::text;
-use super::{LIMITS, MAX_ENROLMENT, MAX_REASON, Verb};
+use super::{LIMITS, MAX_ENROLMENT, MAX_NAME, MAX_REASON, Verb};
 use crate::backend::{Advice, Advised, Destroyed, Health, State};
 use crate::description::{Binding, CredentialParameter, Described, Description, Needs, Parameter};
 use crate::error::{Code, Detail, Error, Result};
@@ -120,7 +121,11 @@ struct WireError {
     credential: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     tries_left: Option<u32>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "json::objects"
+    )]
     details: Vec<Detail>,
 }
 
@@ -162,7 +167,7 @@ const MAX_TEXT: usize = 1024;
 /// How many findings of a program are passed on.
 const MAX_DETAILS: usize = 64;
 
-/// A program's text as a terminal or a log may show it: one line, no control characters, bounded.
+/// A program's text as a terminal or a log may show it: one line, nothing that steers a terminal, bounded.
 pub(crate) fn printable(text: &str) -> String {
     let mut shown = String::new();
     for character in text.chars() {
@@ -170,7 +175,7 @@ pub(crate) fn printable(text: &str) -> String {
             shown.push('…');
             break;
         }
-        shown.push(if character.is_control() { ' ' } else { character });
+        shown.push(if may_be_shown(character) { character } else { ' ' });
     }
     shown
 }
@@ -198,14 +203,17 @@ pub(crate) struct DescribedAnswer {
     verbs: Vec<String>,
     root_of_trust: String,
     binding: Binding,
+    #[serde(deserialize_with = "json::objects")]
     options: Vec<Parameter>,
+    #[serde(deserialize_with = "json::objects")]
     settings: Vec<Parameter>,
+    #[serde(deserialize_with = "json::objects")]
     credentials: Vec<CredentialParameter>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     timeouts_ms: BTreeMap<String, u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     max_secret: Option<usize>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "json::object")]
     needs: Needs,
 }
 
@@ -246,7 +254,7 @@ impl DescribedAnswer {
         let names = [&self.name, &self.version, &self.root_of_trust];
         if names
             .into_iter()
-            .any(|text| text.is_empty() || text.len() > 64 || text.chars().any(char::is_control))
+            .any(|text| text.is_empty() || !is_showable(text, MAX_NAME))
         {
             return Err("has a name, version or root of trust that is empty, long or not text");
         }
@@ -306,7 +314,7 @@ impl EnrolledAnswer {
 #[derive(Deserialize)]
 pub(crate) struct DerivedAnswer {
     key: FromBase64,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "json::nullable_object")]
     advice: Option<Advice>,
 }
 
@@ -333,7 +341,7 @@ pub(crate) struct WrappedAnswer {
 #[derive(Deserialize)]
 pub(crate) struct UnwrappedAnswer {
     secret: FromBase64,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "json::nullable_object")]
     advice: Option<Advice>,
 }
 
@@ -358,7 +366,7 @@ fn accept_advice(advice: Option<Advice>) -> Option<Advice> {
 #[derive(Deserialize)]
 pub(crate) struct HealthAnswer {
     state: State,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "json::objects")]
     details: Vec<Detail>,
 }
 
@@ -506,6 +514,97 @@ mod tests {
         );
     }
 
+    /// Serde alone would read `[false,"x"]` as an advice.
+    #[test]
+    fn what_is_an_object_is_not_read_from_an_array() {
+        let key = Secret::copy_of(Key::random().unwrap().expose()).to_base64();
+        let derived = |advice: &str| {
+            let text = format!(r#"{{"ok":{{"key":"{}","advice":{advice}}}}}"#, key.as_str());
+            read::<DerivedAnswer>(text.as_bytes(), true).is_ok()
+        };
+        assert!(
+            derived(r#"{"re_enroll":false,"reason":"x"}"#) && derived("null"),
+            "the control"
+        );
+        assert!(!derived(r#"[false,"x"]"#));
+
+        let unwrapped = |advice: &str| {
+            let text = format!(r#"{{"ok":{{"secret":"AA==","advice":{advice}}}}}"#);
+            read::<UnwrappedAnswer>(text.as_bytes(), true).is_ok()
+        };
+        assert!(unwrapped(r#"{"re_enroll":false,"reason":"x"}"#), "the control");
+        assert!(!unwrapped(r#"[false,"x"]"#));
+
+        let health = |detail: &str| {
+            let text = format!(r#"{{"ok":{{"state":"ok","details":[{detail}]}}}}"#);
+            read::<HealthAnswer>(text.as_bytes(), true).is_ok()
+        };
+        assert!(health(r#"{"name":"n","value":"v"}"#), "the control");
+        assert!(!health(r#"["n","v",null]"#));
+
+        let error = |detail: &str| {
+            let text = format!(r#"{{"error":{{"code":"internal","message":"","details":[{detail}]}}}}"#);
+            read::<HealthAnswer>(text.as_bytes(), false).is_ok()
+        };
+        assert!(error(r#"{"name":"n","value":"v"}"#), "the control");
+        assert!(!error(r#"["n","v",null]"#));
+
+        let good = describes(
+            "kdf-test",
+            r#"{"name":"a","help":"b"}"#,
+            r#"{"name":"c","help":"d"}"#,
+            "{}",
+        );
+        assert!(
+            read::<DescribedAnswer>(good.as_bytes(), true).is_ok(),
+            "the control"
+        );
+        for (ours, other) in [
+            (
+                r#""options":[{"name":"a","help":"b"}]"#,
+                r#""options":[["a","b",null,false]]"#,
+            ),
+            (
+                r#""settings":[{"name":"a","help":"b"}]"#,
+                r#""settings":[["a","b",null,false]]"#,
+            ),
+            (r#"{"name":"c","help":"d"}"#, r#"["c","d",[]]"#),
+            (r#""needs":{}"#, r#""needs":[[],[],[],[],false]"#),
+        ] {
+            assert!(good.contains(ours));
+            let other = good.replacen(ours, other, 1);
+            assert!(
+                read::<DescribedAnswer>(other.as_bytes(), true).is_err(),
+                "{other}"
+            );
+        }
+    }
+
+    fn describes(name: &str, parameter: &str, credential: &str, needs: &str) -> String {
+        format!(
+            r#"{{"ok":{{"name":"{name}","version":"1","protocols":[1],"verbs":["enroll","derive"],"root_of_trust":"file","binding":"file","options":[{parameter}],"settings":[{parameter}],"credentials":[{credential}],"needs":{needs}}}}}"#
+        )
+    }
+
+    #[test]
+    fn a_name_that_a_terminal_must_not_get_is_refused() {
+        let accepted = |name: &str| {
+            read::<DescribedAnswer>(describes(name, "", "", "{}").as_bytes(), true)
+                .unwrap()
+                .unwrap()
+                .accept()
+                .is_ok()
+        };
+        assert!(
+            accepted("kdf-test") && accepted("schlüssel") && accepted(&"x".repeat(64)),
+            "the control"
+        );
+        for name in [r"a\u001b[2J", r"a\u202eb", "a\u{200b}b", ""] {
+            assert!(!accepted(name), "{name}");
+        }
+        assert!(!accepted(&"x".repeat(65)));
+    }
+
     #[test]
     fn bad_keys_are_refused() {
         for bytes in [&[1_u8; 31][..], &[0; 32], &[7; 32]] {
@@ -519,7 +618,7 @@ mod tests {
 
     #[test]
     fn what_a_program_says_is_shown_without_control_characters() {
-        assert_eq!(printable("a\x1b[31m\nb"), "a [31m b");
+        assert_eq!(printable("a\x1b[31m\nb\u{202e}c"), "a [31m b c");
         assert!(printable(&"é".repeat(2000)).len() <= MAX_TEXT + '…'.len_utf8());
     }
 

@@ -7,6 +7,7 @@
 mod answer;
 mod buffer;
 mod request;
+mod shown;
 mod text;
 
 use std::fmt;
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::json::Limits;
 
 pub use buffer::SecretBuffer;
+pub use shown::is_showable;
 
 pub(crate) use answer::read as read_answer;
 pub(crate) use answer::{Answer, write as write_answer};
@@ -34,6 +36,8 @@ pub const ARGUMENT: &str = "--kdf-protocol=";
 pub const MAX_MESSAGE: usize = 1024 * 1024;
 /// The longest enrolment in bytes, as JSON without spaces.
 pub const MAX_ENROLMENT: usize = 64 * 1024;
+/// The longest name, version or root of trust of a program in bytes.
+pub const MAX_NAME: usize = 64;
 /// The longest reason of an advice in bytes.
 pub const MAX_REASON: usize = 256;
 

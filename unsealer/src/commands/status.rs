@@ -19,9 +19,9 @@ pub fn run(app: &App) -> Result<Report, Error> {
     let mut json_nodes = Vec::new();
     let mut all_open = true;
     for node in &nodes {
-        let state = node.talk(async { Ok(node.client.state().await) })?;
+        let state = node.state()?;
         all_open &= is_open(&state);
-        let _ = writeln!(text, "node {} ({}): {state}", node.name, node.client.address());
+        let _ = writeln!(text, "node {} ({}): {state}", node.name, node.address);
         if let Some(hint) = hint(&state) {
             let _ = writeln!(text, "  {hint}");
         }
@@ -61,7 +61,7 @@ pub(crate) fn hint(state: &NodeState) -> Option<String> {
 }
 
 fn node_json(node: &NodeClient, state: &NodeState) -> Value {
-    let (name, address, state_name) = (&node.name, node.client.address().to_string(), state.name());
+    let (name, address, state_name) = (&node.name, node.address.clone(), state.name());
     match state.status() {
         Some(status) => json!({
             "name": name, "address": address, "state": state_name, "threshold": status.threshold,
@@ -100,10 +100,25 @@ fn keyring(app: &App) -> (String, Value) {
     if let Some(refusal) = &refusal {
         let _ = writeln!(text, "  {refusal}");
     }
-    let unfinished = Journal::of(&state).unfinished().ok().flatten();
+    let (unfinished, journal_fault) = match Journal::of(&state).unfinished() {
+        Ok(unfinished) => (unfinished, None),
+        Err(error) => (None, Some(error.to_string())),
+    };
+    if let Some(fault) = &journal_fault {
+        let _ = writeln!(text, "  {fault}");
+    }
+    let reply = state.file("init-reply.json");
+    if reply.exists() {
+        let _ = writeln!(
+            text,
+            "  a reply that was not understood is kept in {}: it may hold the server's only keys",
+            reply.display()
+        );
+    }
+    let has_shares = body.public.shares.is_some();
     let pending = unfinished
         .as_ref()
-        .is_some_and(|init| init.reached(Step::Saved) && !init.reached(Step::Revoked));
+        .is_some_and(|init| (init.reached(Step::Saved) || has_shares) && !init.reached(Step::Revoked));
     let step = unfinished.as_ref().and_then(Operation::last).map(Step::name);
     if let Some(step) = step {
         let _ = writeln!(

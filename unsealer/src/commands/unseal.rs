@@ -18,7 +18,7 @@ pub fn run(app: &App) -> Result<Report, Error> {
     let nodes = app.nodes()?;
     let mut states = Vec::new();
     for node in &nodes {
-        states.push((node, node.talk(async { Ok(node.client.state().await) })?));
+        states.push((node, node.state()?));
     }
     // The keyring is opened only if somebody needs it, and wiped before anything is reported.
     if states
@@ -70,7 +70,7 @@ fn open_sealed(app: &App, states: &mut [(&NodeClient, NodeState)]) -> Result<(),
         .iter_mut()
         .filter(|(_, state)| matches!(state, NodeState::Sealed(_)))
     {
-        let client = &node.client;
+        let client = node.client()?;
         let outcome = node.talk(async {
             Ok(vault::unseal_node(client, &active.shares, active.threshold, vault::SETTLE).await)
         })?;

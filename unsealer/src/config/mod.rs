@@ -4,8 +4,10 @@
 //! Commands never write it.
 
 mod nearest;
+mod words;
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -33,7 +35,7 @@ pub struct Config {
     pub keyring_id: Option<String>,
     /// How many slots must open. This release knows `any`.
     pub policy: Option<Policy>,
-    /// Folders in which programs without a path are looked for, before the usual ones.
+    /// Folders in which programs without a path are looked for, after the usual ones.
     #[serde(default)]
     pub program_dirs: Vec<PathBuf>,
     /// The KDF executables, by slot name.
@@ -175,25 +177,43 @@ impl Default for Init {
 impl Config {
     /// Reads a file. Without one, and if it was not asked for by name, everything has its default.
     pub fn load(path: &Path, asked_for: bool) -> Result<Self, Error> {
-        if !asked_for && !path.exists() {
-            return Ok(Self::default());
+        if !asked_for {
+            // Any other error, a link that leads nowhere among them, is a configuration that would be passed over.
+            match path.symlink_metadata() {
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Self::default()),
+                Err(error) => return Err(Error::file("read the configuration", path, error)),
+                Ok(_) => {}
+            }
         }
         // It says which programs run with our keys: nobody else may change it.
         let path =
             std::path::absolute(path).map_err(|error| Error::file("find the configuration", path, error))?;
         let file = trusted_path::open_file(&path).map_err(|error| error.within("the configuration"))?;
         let text = match SecretBuffer::read_all(&file, MAX_CONFIG) {
-            Ok(Some(text)) => String::from_utf8_lossy(text.as_bytes()).into_owned(),
+            Ok(Some(text)) => text,
             Ok(None) => {
                 return Err(Error::file(
                     "read the configuration",
                     &path,
-                    std::io::ErrorKind::FileTooLarge.into(),
+                    ErrorKind::FileTooLarge.into(),
                 ));
             }
             Err(error) => return Err(Error::file("read the configuration", &path, error)),
         };
-        Self::parse(&text, &path.display().to_string())
+        Self::parse_bytes(text.as_bytes(), &path.display().to_string())
+    }
+
+    fn parse_bytes(text: &[u8], place: &str) -> Result<Self, Error> {
+        let text = std::str::from_utf8(text).map_err(|error| {
+            let before = text.get(..error.valid_up_to()).unwrap_or_default();
+            let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+            Error::Config {
+                place: format!("{place}:{line}"),
+                what: "is not UTF-8 text".to_owned(),
+                hint: None,
+            }
+        })?;
+        Self::parse(text, place)
     }
 
     /// Reads the text of a file; `place` is what messages call it.
@@ -207,8 +227,8 @@ impl Config {
             let place = line.map_or_else(|| place.to_owned(), |line| format!("{place}:{line}"));
             Error::Config {
                 place,
-                what: in_plain_words(error.message()),
-                hint: hint(error.message()),
+                what: words::in_plain_words(error.message()),
+                hint: words::hint(error.message()),
             }
         })?;
         match config.fault() {
@@ -222,6 +242,12 @@ impl Config {
     }
 
     fn fault(&self) -> Option<String> {
+        if self.keyring.as_ref().is_some_and(|path| !path.is_absolute()) {
+            return Some("keyring is not an absolute path".to_owned());
+        }
+        if let Some(folder) = self.program_dirs.iter().find(|folder| !folder.is_absolute()) {
+            return Some(format!("program-dirs has {folder:?}, which is not an absolute path"));
+        }
         if let Some(name) = self.slot.keys().find(|name| !is_slot_name(name)) {
             return Some(format!("the slot name {name:?} is not [a-z0-9][a-z0-9-]{{0,31}}"));
         }
@@ -254,32 +280,6 @@ impl Config {
         }
         None
     }
-}
-
-/// The parser names types as Rust does, and quotes what it found there, which may be a credential in the wrong place.
-fn in_plain_words(message: &str) -> String {
-    let unquoted = message
-        .split_once("string \"")
-        .and_then(|(before, rest)| Some((before, rest.rsplit_once("\", ")?.1)))
-        .map(|(before, after)| format!("{before}string, {after}"));
-    let message = unquoted.unwrap_or_else(|| message.to_owned());
-    [
-        ("expected u8", "expected a number from 0 to 255"),
-        ("expected path string", "expected a path in quotes"),
-        ("expected a sequence", "expected a list"),
-        ("expected a map", "expected a table"),
-        ("invalid type: sequence", "invalid type: list"),
-        ("invalid type: map", "invalid type: table"),
-        ("wanted string or table", "expected a string"),
-    ]
-    .iter()
-    .fold(message, |message, (theirs, plain)| message.replace(theirs, plain))
-}
-
-fn hint(message: &str) -> Option<String> {
-    // There is one list of tables.
-    let node = message.contains("invalid type: map, expected a sequence");
-    nearest::hint(message).or_else(|| node.then(|| "a node begins with [[node]], in two brackets".to_owned()))
 }
 
 fn hashes<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<[u8; 32]>, D::Error> {
@@ -468,6 +468,10 @@ mod tests {
             "[init]\nshares = 2\nthreshold = 3",
             "[init]\nshares = 2\nthreshold = 1",
             "keyring = '/x'\nkeyring = '/y'",
+            "keyring = 'keyring.json'",
+            "keyring = ''",
+            "program-dirs = ['/opt/vendor/bin', 'bin']",
+            "program-dirs = ['']",
         ] {
             assert!(Config::parse(text, "test").is_err(), "{text}");
         }
@@ -481,5 +485,26 @@ mod tests {
         )
         .unwrap_err();
         assert!(!format!("{error} {error:?}").contains("hunter2"));
+    }
+    #[test]
+    fn only_what_is_not_there_is_no_configuration() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        Config::load(&at("none.toml"), false).unwrap();
+        assert!(Config::load(&at("none.toml"), true).is_err());
+        // Cannot be looked at, for whatever reason: a part of the way that is no folder is one that root has too.
+        std::fs::write(at("file"), "").unwrap();
+        assert!(Config::load(&at("file/config.toml"), false).is_err());
+        std::os::unix::fs::symlink("nowhere", at("link.toml")).unwrap();
+        assert!(Config::load(&at("link.toml"), false).is_err());
+    }
+
+    #[test]
+    fn bytes_that_are_not_text_are_refused() {
+        let load = |text: &[u8]| Config::parse_bytes(text, "test");
+        let config = load("# für\n[slot.a]\nprogram = '/é'".as_bytes()).unwrap();
+        assert_eq!(config.slot["a"].program, PathBuf::from("/é"));
+        let error = load(b"# f\n[slot.a]\nprogram = '/\xe9'").unwrap_err();
+        assert_eq!(error.to_string(), "test:3: is not UTF-8 text");
     }
 }

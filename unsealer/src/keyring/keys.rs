@@ -22,6 +22,10 @@ impl DataKey {
         Key::random().map(Self)
     }
 
+    pub(super) fn again(&self) -> Self {
+        Self(Key::copy_of(self.0.expose()))
+    }
+
     pub(super) fn as_secret(&self) -> &Secret {
         self.0.as_secret()
     }

@@ -196,6 +196,20 @@ impl Keyring {
         Ok(format!("{}\n", sealed.to_json()))
     }
 
+    /// The keyring that a file holds, if it is the next generation of this one: whole, and sealed by somebody who knows the
+    /// data key.
+    pub fn successor(&self, bytes: &[u8]) -> Option<Self> {
+        let next = Locked::parse(bytes).ok()?;
+        let follows = next.body.id == self.body.id
+            && next.body.epoch == self.body.epoch
+            && next.body.generation == self.body.generation + 1;
+        if follows {
+            next.open(self.data_key.again()).ok()
+        } else {
+            None
+        }
+    }
+
     /// Takes note that a generation is on the disk.
     pub fn written(&mut self, written: Written) {
         self.body = written.body;

@@ -27,11 +27,16 @@ pub struct Reservation {
 /// The name beside it is fixed, so that what a crash leaves is overwritten and never piles up; writers are kept apart by
 /// the lock of the state folder.
 pub fn reserve(target: &Path, size: usize) -> Result<Reservation, Error> {
-    let name = target.file_name().unwrap_or_default().to_string_lossy();
+    let name = name_of(target);
     let aside = beside(target);
     let open = || -> io::Result<File> {
         fault::point(&format!("reserve {name}"))?;
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        // What a crash has left goes; what comes instead is a new file of ours, whatever somebody may have put there.
+        match std::fs::remove_file(&aside) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let file = rustix::fs::open(&aside, flags, Mode::RUSR | Mode::WUSR)?;
         match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, size.max(1) as u64) {
             // A file system that cannot reserve finds out when it writes.
@@ -52,43 +57,79 @@ pub fn reserve(target: &Path, size: usize) -> Result<Reservation, Error> {
 impl Reservation {
     /// Writes the bytes and puts the file in its place.
     pub fn commit(self, bytes: &[u8]) -> Result<(), Error> {
-        let target = self.target.clone();
-        self.write(bytes)
-            .map_err(|error| Error::file("write", &target, error))
+        self.stage(bytes)?.publish()
     }
 
-    fn write(mut self, bytes: &[u8]) -> io::Result<()> {
-        let name = self
-            .target
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
+    /// Writes the bytes aside, durably: from here on nothing but the rename is missing.
+    pub fn stage(self, bytes: &[u8]) -> Result<Staged<'_>, Error> {
+        match self.write(bytes) {
+            Ok(()) => Ok(Staged {
+                target: self.target,
+                aside: self.aside,
+                bytes,
+            }),
+            Err(error) => Err(Error::file("write", &self.target, error)),
+        }
+    }
+
+    fn write(&self, bytes: &[u8]) -> io::Result<()> {
+        let name = name_of(&self.target);
         fault::point(&format!("write {name}"))?;
-        self.file.write_all(bytes)?;
+        (&self.file).write_all(bytes)?;
         // The reserved space behind the content goes back.
         self.file.set_len(bytes.len() as u64)?;
         fault::point(&format!("fsync {name}"))?;
         self.file.sync_all()?;
-        fault::point(&format!("rename {name}"))?;
-        std::fs::rename(&self.aside, &self.target)?;
-        fault::point(&format!("fsync folder of {name}"))?;
-        sync_folder_of(&self.target)?;
-        fault::point(&format!("re-read {name}"))?;
-        let mut stored = File::open(&self.target)?;
-        let read = SecretBuffer::read_all(stored.as_fd(), bytes.len())?;
-        stored.flush()?;
-        if read.is_none_or(|read| read.as_bytes() != bytes) {
-            return Err(io::Error::other("what was read back is not what was written"));
-        }
-        Ok(())
+        sync_folder_of(&self.aside)
     }
+}
 
-    /// Gives the space back.
-    pub fn release(self) {
-        // What stays is overwritten the next time.
-        let _ = std::fs::remove_file(&self.aside);
+/// A file that is whole and durable, but not yet in its place.
+#[derive(Debug)]
+pub struct Staged<'a> {
+    target: PathBuf,
+    aside: PathBuf,
+    bytes: &'a [u8],
+}
+
+impl Staged<'_> {
+    /// Puts it in its place, reads it back and compares.
+    pub fn publish(self) -> Result<(), Error> {
+        publish(&self.aside, &self.target, self.bytes)
+            .map_err(|error| Error::file("write", &self.target, error))
     }
+}
+
+fn publish(aside: &Path, target: &Path, bytes: &[u8]) -> io::Result<()> {
+    let name = name_of(target);
+    fault::point(&format!("rename {name}"))?;
+    std::fs::rename(aside, target)?;
+    fault::point(&format!("fsync folder of {name}"))?;
+    sync_folder_of(target)?;
+    fault::point(&format!("re-read {name}"))?;
+    let stored = File::open(target)?;
+    let read = SecretBuffer::read_all(stored.as_fd(), bytes.len())?;
+    if read.is_none_or(|read| read.as_bytes() != bytes) {
+        return Err(io::Error::other("what was read back is not what was written"));
+    }
+    Ok(())
+}
+
+/// What a stopped save has left beside a file, if anything: whole, if the save came that far.
+pub fn left_beside(target: &Path, limit: usize) -> Result<Option<Vec<u8>>, Error> {
+    read(&beside(target), limit)
+}
+
+/// Puts what a stopped save has left beside a file in its place.
+pub fn finish(target: &Path, bytes: &[u8]) -> Result<(), Error> {
+    publish(&beside(target), target, bytes).map_err(|error| Error::file("write", target, error))
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
 }
 
 /// Replaces a file as a whole.
@@ -162,8 +203,7 @@ pub fn remove(path: &Path) -> Result<(), Error> {
 
 /// The file in which the next content of `target` is written.
 fn beside(target: &Path) -> PathBuf {
-    let name = target.file_name().unwrap_or_default().to_string_lossy();
-    target.with_file_name(format!(".{name}.new"))
+    target.with_file_name(format!(".{}.new", name_of(target)))
 }
 
 fn sync_folder_of(path: &Path) -> io::Result<()> {

@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use kdf_api::trusted_path;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use tracing::error;
 
@@ -31,7 +32,16 @@ impl StateFolder {
                 mode: metadata.mode() & 0o7777,
             });
         }
+        // The folders above count too, and those above a keyring that lies elsewhere.
         let keyring = keyring.map_or_else(|| path.join("keyring.json"), Path::to_owned);
+        for file in [
+            std::path::absolute(path)
+                .unwrap_or_else(|_| path.to_owned())
+                .join("lock"),
+            keyring.clone(),
+        ] {
+            trusted_path::folders_above(&file)?;
+        }
         Ok(Self {
             path: path.to_owned(),
             keyring,
@@ -121,5 +131,13 @@ impl Shared {
         self.file
             .as_ref()
             .is_some_and(|file| rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive).is_ok())
+    }
+
+    /// Lets other readers in again.
+    pub(crate) fn downgrade(&self) {
+        if let Some(file) = &self.file {
+            // One that fails leaves the others out until we end, and nothing worse.
+            let _ = rustix::fs::flock(file, FlockOperation::NonBlockingLockShared);
+        }
     }
 }

@@ -136,6 +136,7 @@ impl Journal {
 
     /// Begins an operation.
     pub fn begin(&self, op: &str) -> Result<Operation, Error> {
+        self.shorten()?;
         let op_id = kdf_api::id::random()?;
         let mut operation = Operation {
             journal: self.clone(),
@@ -145,6 +146,38 @@ impl Journal {
         };
         operation.note(Step::Planned)?;
         Ok(operation)
+    }
+
+    /// Drops what is over and leaves no trace on any device, so that no number of failed operations fills the journal.
+    fn shorten(&self) -> Result<(), Error> {
+        let records = self.read()?;
+        let retired: Vec<_> = records
+            .iter()
+            .filter(|r| r.step == Step::Retired)
+            .filter_map(|r| r.enrolment_id)
+            .collect();
+        let stands = |record: &Record| {
+            record.step == Step::Enrolling && record.enrolment_id.is_some_and(|id| !retired.contains(&id))
+        };
+        let kept: Vec<_> = records
+            .iter()
+            .filter(|record| {
+                let ends = matches!(record.step, Step::Done | Step::Abandoned);
+                stands(record)
+                    || ends
+                        && records
+                            .iter()
+                            .any(|other| other.op_id == record.op_id && stands(other))
+            })
+            .collect();
+        if kept.len() == records.len() {
+            return Ok(());
+        }
+        let lines: Vec<_> = kept
+            .iter()
+            .map(|record| serde_json::to_string(record).unwrap_or_default() + "\n")
+            .collect();
+        durable::replace(&self.path, lines.concat().as_bytes())
     }
 
     /// Every enrolment that was begun and neither retired nor, by `owned`, in a keyring: its id and slot.
@@ -285,6 +318,27 @@ mod tests {
         assert!(journal.orphans(&[]).unwrap().is_empty());
         operation.note(Step::Abandoned).unwrap();
         assert!(journal.unfinished().unwrap().is_none());
+    }
+
+    #[test]
+    fn what_is_over_is_dropped_and_what_stands_is_kept() {
+        let (_folder, journal) = journal();
+        let id = kdf_api::id::random().unwrap();
+        let mut done = journal.begin("init").unwrap();
+        done.note_slot(Step::Enrolling, "tpm", id).unwrap();
+        done.note_slot(Step::Enrolled, "tpm", id).unwrap();
+        done.note(Step::Done).unwrap();
+        for _ in 0..3 {
+            let gone = kdf_api::id::random().unwrap();
+            let mut given_up = journal.begin("init").unwrap();
+            given_up.note_slot(Step::Enrolling, "tpm", gone).unwrap();
+            given_up.note_slot(Step::Retired, "tpm", gone).unwrap();
+            given_up.note(Step::Abandoned).unwrap();
+        }
+        journal.shorten().unwrap();
+        assert_eq!(journal.read().unwrap().len(), 2);
+        assert!(journal.unfinished().unwrap().is_none());
+        assert_eq!(journal.orphans(&[]).unwrap(), [(id, "tpm".to_owned())]);
     }
 
     #[test]

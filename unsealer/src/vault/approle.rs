@@ -103,7 +103,8 @@ impl Client {
         let response = self.request_once(Request::get(ROTATION).token(token)).await?;
         match response.expect(self.address(), ROTATION, &[200]) {
             Ok(_) => Ok(true),
-            Err(error) if error.status() == Some(403) => Ok(false),
+            // HashiCorp Vault has no such path.
+            Err(error) if matches!(error.status(), Some(403..=405)) => Ok(false),
             Err(error) => Err(error),
         }
     }

@@ -60,6 +60,16 @@ pub(super) fn malformed(address: &Address, path: &'static str, why: impl Into<St
     }
 }
 
+/// Whether a body is a refusal in the words of Vault or OpenBao, and not a proxy's.
+pub(super) fn is_refusal(body: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Refusal<'a> {
+        #[serde(borrow)]
+        errors: Vec<Cow<'a, str>>,
+    }
+    parse::<Refusal<'_>>(body).is_ok_and(|refusal| !refusal.errors.is_empty())
+}
+
 /// The server's own error text.
 fn said(body: &[u8]) -> String {
     #[derive(Deserialize)]

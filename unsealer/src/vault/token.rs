@@ -5,7 +5,8 @@ use std::time::Duration;
 use kdf_api::Secret;
 use serde::Deserialize;
 
-use super::{Client, Error, Request};
+use super::reply::is_refusal;
+use super::{Client, Error, Request, Response};
 
 const LOOKUP_SELF: &str = "auth/token/lookup-self";
 const REVOKE: &str = "auth/token/revoke";
@@ -25,6 +26,14 @@ pub struct TokenInfo {
 impl Client {
     /// Looks a token up by itself. A dead one, or one that may not even do this, is HTTP 403.
     pub async fn lookup_self(&self, token: &Secret) -> Result<TokenInfo, Error> {
+        self.token_info(self.ask_for_token(token).await?)
+    }
+
+    async fn ask_for_token(&self, token: &Secret) -> Result<Response, Error> {
+        self.request_once(Request::get(LOOKUP_SELF).token(token)).await
+    }
+
+    fn token_info(&self, response: Response) -> Result<TokenInfo, Error> {
         // The answer repeats the token as `id`, which stays in its buffer.
         #[derive(Deserialize)]
         struct Reply {
@@ -36,10 +45,7 @@ impl Client {
             ttl: u64,
             orphan: bool,
         }
-        let response = self
-            .request_once(Request::get(LOOKUP_SELF).token(token))
-            .await?
-            .expect(self.address(), LOOKUP_SELF, &[200])?;
+        let response = response.expect(self.address(), LOOKUP_SELF, &[200])?;
         let Data {
             policies,
             ttl,
@@ -78,10 +84,11 @@ impl Client {
     /// Whether the server knows a token no more. Meant for tokens that could look themselves up before: a root token,
     /// or one with the policy `default`. Anything but a clear yes or no is an error.
     pub async fn token_is_dead(&self, token: &Secret) -> Result<bool, Error> {
-        match self.lookup_self(token).await {
-            Ok(_) => Ok(false),
-            Err(error) if error.status() == Some(403) => Ok(true),
-            Err(error) => Err(error),
+        let response = self.ask_for_token(token).await?;
+        // A proxy that forbids the path says nothing of the token.
+        if response.status == 403 && is_refusal(response.body.as_bytes()) {
+            return Ok(true);
         }
+        self.token_info(response).map(|_| false)
     }
 }

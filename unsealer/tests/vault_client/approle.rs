@@ -129,7 +129,14 @@ fn a_token_is_dead_only_if_the_server_says_so() {
     });
     run(fake.client().revoke_self(&token())).unwrap();
     assert!(!run(fake.client().token_is_dead(&token())).unwrap());
-    for (status, body) in [(503, "<html>"), (500, "{}"), (200, "{}"), (404, "{}")] {
+    for (status, body) in [
+        (503, "<html>"),
+        (500, "{}"),
+        (200, "{}"),
+        (404, "{}"),
+        (403, "<html>"),
+        (403, "{}"),
+    ] {
         run(Fake::always(status, body).client().token_is_dead(&token())).unwrap_err();
     }
 }

@@ -6,11 +6,10 @@ use std::path::Path;
 use kdf_api::id;
 
 use super::Init;
-use super::server::REPLY;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::fault;
-use crate::keyring::Keyring;
+use crate::keyring::{Keyring, Kind, Slot};
 use crate::open;
 use crate::report::Report;
 use crate::state::durable;
@@ -106,6 +105,7 @@ impl Init<'_> {
 
     /// Retires what was enrolled and removes what was written. Only before the server's shares are in the keyring.
     pub(super) fn roll_back(&mut self, operation: &mut Operation) -> Result<(), Error> {
+        self.check_keyring_is_ours(operation)?;
         let mut first_failure = None;
         let mut unnoted = Vec::new();
         for (id, slot) in operation.enrolments() {
@@ -137,27 +137,38 @@ impl Init<'_> {
         first_failure.map_or(Ok(()), Err)
     }
 
+    /// Nothing that another operation made is removed: a keyring goes only if it has no shares and every slot of it was
+    /// enrolled by this operation.
+    fn check_keyring_is_ours(&self, operation: &Operation) -> Result<(), Error> {
+        let kept = |what: &str| {
+            Error::Ambiguous {
+            what: format!("{} {what}: it is not removed", self.state.keyring().display()),
+            hint: "it is not what this init has written: move it away, or move journal.jsonl away if it is yours".to_owned(),
+        }
+        };
+        let locked = match open::load(self.state, &self.app.config) {
+            Ok(locked) => locked,
+            Err(Error::NoKeyring { .. }) => return Ok(()),
+            Err(error) => return Err(kept(&format!("cannot be read ({error})"))),
+        };
+        let begun = operation.enrolments();
+        let ours =
+            |slot: &Slot| slot.kind == Kind::Hook || begun.iter().any(|(id, _)| *id == slot.enrolment_id);
+        if locked.body.public.shares.is_some() {
+            Err(kept("has key shares"))
+        } else if locked.body.slots.iter().all(ours) {
+            Ok(())
+        } else {
+            Err(kept("has slots of another init"))
+        }
+    }
+
     /// `--abandon`: gives up an `init` that was stopped before the shares were saved.
     pub(super) fn abandon(&mut self, mut operation: Operation) -> Result<Report, Error> {
-        let has_shares = match open::load(self.state, &self.app.config) {
-            Ok(locked) => locked.body.public.shares.is_some(),
-            // A keyring that cannot be read may have them once a request was sent.
-            Err(error) if operation.reached(Step::InitSent) && self.state.keyring().exists() => {
-                return Err(error);
-            }
-            Err(_) => false,
-        };
-        if operation.reached(Step::Saved) || has_shares {
+        if operation.reached(Step::Saved) || self.has_shares() || open::shares_left_beside(self.state) {
             return Err(Error::Ambiguous {
                 what: "the server's only key shares are in this keyring: it is not given up".to_owned(),
                 hint: "run `unsealer init --resume`".to_owned(),
-            });
-        }
-        let reply = self.state.file(REPLY);
-        if reply.exists() {
-            return Err(Error::Ambiguous {
-                what: format!("the server's reply is kept in {}: it may hold its only keys", reply.display()),
-                hint: "read it with docs/tools/read_keyring.py --reply, or remove that file to give the server up".to_owned(),
             });
         }
         let sent = operation.reached(Step::InitSent);

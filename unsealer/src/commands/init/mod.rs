@@ -23,7 +23,8 @@ use crate::slots::Slots;
 use crate::state::journal::{Journal, Operation, Step};
 use crate::state::seen::Verdict;
 use crate::state::{Exclusive, StateFolder};
-use crate::vault::NodeState;
+use crate::vault::{Client, NodeState};
+use server::REPLY;
 
 /// The name of the operation in the journal.
 const OP: &str = "init";
@@ -69,6 +70,7 @@ pub fn run(app: &App, arguments: &Arguments) -> Result<Report, Error> {
         journal,
         nodes: &nodes,
         node,
+        client: node.client()?,
         slots: app.slots(true),
     };
     init.run()
@@ -84,12 +86,20 @@ struct Init<'a> {
     nodes: &'a [NodeClient],
     /// The one that is initialised; the others join it.
     node: &'a NodeClient,
+    client: &'a Client,
     slots: Slots<'a>,
 }
 
 impl Init<'_> {
     fn run(&mut self) -> Result<Report, Error> {
         let unfinished = self.journal.unfinished()?;
+        let reply = self.state.file(REPLY);
+        if reply.exists() {
+            return Err(Error::Ambiguous {
+                what: format!("the server's reply is kept, sealed, in {}: it may hold its only keys", reply.display()),
+                hint: "read it with docs/tools/read_keyring.py --reply, or remove that file to give the server up".to_owned(),
+            });
+        }
         match unfinished {
             Some(operation) if operation.op() != OP => Err(Error::Ambiguous {
                 what: format!("an unfinished `{}` stands in the journal", operation.op()),
@@ -121,7 +131,8 @@ impl Init<'_> {
                 "the server is initialised, its shares are in the keyring, and no root token is",
                 "run `unsealer init --resume`",
             )
-        } else if operation.reached(Step::Saved) || self.has_shares() {
+        } else if operation.reached(Step::Saved) || self.has_shares() || open::shares_left_beside(self.state)
+        {
             (
                 "the server is initialised, its shares are in the keyring, and its root token may be too",
                 "run `unsealer init --resume`",
@@ -153,6 +164,16 @@ impl Init<'_> {
         let states = self.states()?;
         if self.state.keyring().exists() {
             return self.already(&states);
+        }
+        let previous = self.state.previous_keyring();
+        if previous.exists() {
+            return Err(Error::Ambiguous {
+                what: format!(
+                    "there is no keyring, but the generation before one: {}",
+                    previous.display()
+                ),
+                hint: "if the keyring was lost, that is the way back; if not, move it away".to_owned(),
+            });
         }
         for (node, state) in &states {
             if !matches!(state, NodeState::NotInitialised(_)) {
@@ -202,7 +223,7 @@ impl Init<'_> {
     fn states(&self) -> Result<Vec<(&NodeClient, NodeState)>, Error> {
         let mut states = Vec::new();
         for node in self.nodes {
-            let state = node.talk(async { Ok(node.client.state().await) })?;
+            let state = node.state()?;
             match state {
                 NodeState::Unreachable(error) | NodeState::Unknown(error) => return Err(node.fault(error)),
                 NodeState::WrongSealType(_) | NodeState::Migrating(_) => {
@@ -254,13 +275,15 @@ impl Init<'_> {
                 });
             }
         }
-        if self.arguments.if_needed {
+        if self.arguments.if_needed && !self.arguments.keep_root_token_on_stdout {
             let text = "already initialised, and the keyring fits: nothing to do";
             return Ok(Report::done(text, json!({"changed": false})));
         }
         Err(Error::Ambiguous {
             what: format!("there is a keyring already: {}", self.state.keyring().display()),
-            hint: "`unsealer status` says how the servers are; --if-needed makes this a success".to_owned(),
+            hint: "`unsealer status` says how the servers are; --if-needed makes this a success (but there is no root token \
+                   to print then)"
+                .to_owned(),
         })
     }
 
@@ -270,7 +293,8 @@ impl Init<'_> {
             "going on with an init that was stopped at the step `{}`",
             operation.last().map_or("", Step::name)
         ));
-        if !operation.reached(Step::Proven) || operation.reached(Step::Retired) {
+        let keyring_is_gone = !operation.reached(Step::InitSent) && !self.state.keyring().exists();
+        if !operation.reached(Step::Proven) || operation.reached(Step::Retired) || keyring_is_gone {
             // Not all slots are proven, or they are in part given up: what is left is taken back, and all starts anew.
             self.roll_back(&mut operation)?;
             return self.start();
@@ -286,6 +310,8 @@ impl Init<'_> {
         }
         let lock = Lock::Exclusive(self.lock);
         let keyring = open::open(self.state, &self.app.config, &self.slots, lock)?.keyring;
+        // A save that was stopped between its last byte and its rename has lost nothing.
+        let keyring = open::finish_stopped_save(self.state, keyring)?;
         if keyring.payload.active.is_none() {
             if operation.reached(Step::InitSent) {
                 self.find_out_what_became_of_the_request()?;
@@ -300,6 +326,12 @@ impl Init<'_> {
     fn carry_on(&mut self, mut operation: Operation, mut keyring: Keyring) -> Result<Report, Error> {
         if keyring.payload.active.is_none() {
             self.initialise(&mut operation, &mut keyring)?;
+        } else if self.arguments.keep_root_token_on_stdout && keyring.payload.pending.is_none() {
+            return Err(Error::Ambiguous {
+                what: "the root token of this init is revoked, or was printed before: there is none to print"
+                    .to_owned(),
+                hint: "run `unsealer init --resume` without --keep-root-token-on-stdout".to_owned(),
+            });
         }
         pass(&mut operation, Step::Saved)?;
         self.unseal(&mut operation, &keyring)?;

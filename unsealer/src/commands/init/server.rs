@@ -3,13 +3,14 @@
 use std::time::{Duration, SystemTime};
 
 use kdf_api::Secret;
+use kdf_api::hardening::Undisturbed;
 use kdf_api::secret_text::TextOf;
 use tracing::info;
 
 use super::{Init, pass};
 use crate::config::InitCredential;
 use crate::error::Error;
-use crate::keyring::{Active, Keyring, Pending, RotationCredential};
+use crate::keyring::{Active, Keyring, MAX_FILE, Pending, RotationCredential};
 use crate::open::{self, Prepared};
 use crate::report;
 use crate::state::durable;
@@ -42,11 +43,22 @@ impl Init<'_> {
         self.app.progress.step(format!(
             "initialising node {} at {} with {shares} shares, {threshold} of which open it; this may take some seconds",
             self.node.name,
-            self.node.client.address()
+            self.node.address
         ));
+        if size + open::ROOM > MAX_FILE {
+            return Err(Error::Ambiguous {
+                what: "with the server's shares the keyring would be longer than 4 MiB".to_owned(),
+                hint: "use fewer slots, or programs whose enrolments are shorter".to_owned(),
+            });
+        }
+        // Ctrl-C in the seconds that the server takes would lose its keys.
+        let _undisturbed = Undisturbed::begin();
+        self.app
+            .progress
+            .step("until the shares are saved, signals to end this process are ignored");
         operation.note(Step::InitSent)?;
         self.point("before init request")?;
-        let conversation = async { Ok(self.node.client.init(shares, threshold, INIT_DEADLINE).await) };
+        let conversation = async { Ok(self.client.init(shares, threshold, INIT_DEADLINE).await) };
         let InitReply {
             shares: given,
             root_token,
@@ -124,7 +136,7 @@ impl Init<'_> {
         let deadline = std::time::Instant::now() + IN_FLIGHT;
         let mut told = false;
         loop {
-            match self.node.talk(async { Ok(self.node.client.state().await) })? {
+            match self.node.state()? {
                 NodeState::NotInitialised(_) if std::time::Instant::now() >= deadline => {
                     self.app
                         .progress
@@ -165,7 +177,7 @@ impl Init<'_> {
         let Some(active) = &keyring.payload.active else {
             unreachable!("the shares were saved")
         };
-        let client = &self.node.client;
+        let client = self.client;
         self.node.talk(async {
             if !matches!(client.state().await, NodeState::Unsealed(_)) {
                 vault::unseal_node(client, &active.shares, active.threshold, vault::SETTLE).await?;
@@ -196,13 +208,13 @@ impl Init<'_> {
 
     /// Mints the rotation credential, tries it, and saves it.
     pub(super) fn credential(&self, operation: &mut Operation, keyring: &mut Keyring) -> Result<(), Error> {
-        let status = self.node.talk(self.node.client.seal_status())?;
+        let status = self.node.talk(self.client.seal_status())?;
         keyring.body.public.cluster_id = status.cluster_id;
         keyring.body.public.cluster_name = status.cluster_name;
         let wanted = self.app.config.init.credential == InitCredential::Approle
             && keyring.payload.credential.is_none();
         if let (true, Some(pending)) = (wanted, &keyring.payload.pending) {
-            let minted = self.node.talk(mint(&self.node.client, &pending.root_token))?;
+            let minted = self.node.talk(mint(self.client, &pending.root_token))?;
             keyring.payload.credential = Some(minted.map_err(|what| {
                 Error::Config {
                     place: "[init] credential".to_owned(),
@@ -239,7 +251,7 @@ impl Init<'_> {
                     .progress
                     .warn("the root token is on stdout, and stays valid until you revoke it");
             } else {
-                if !self.node.talk(revoke(&self.node.client, root_token))? {
+                if !self.node.talk(revoke(self.client, root_token))? {
                     return Err(Error::Ambiguous {
                         what: format!(
                             "node {} says that the root token is revoked, and still takes it",
@@ -296,10 +308,10 @@ type Minted = Result<RotationCredential, &'static str>;
 /// Revokes a token, and says whether it is dead then. One that was dead before is no error: an earlier run may have been
 /// stopped just there.
 async fn revoke(client: &vault::Client, token: &Secret) -> Result<bool, vault::Error> {
-    if !client.token_is_dead(token).await? {
-        client.revoke_self(token).await?;
+    match client.revoke_self(token).await {
+        Err(error) if error.status() != Some(403) => Err(error),
+        _ => client.token_is_dead(token).await,
     }
-    client.token_is_dead(token).await
 }
 
 /// For the record only: no decision reads the wall clock.

@@ -90,7 +90,7 @@ impl Init<'_> {
     fn run_set_up(&self, path: &Path, root_token: &Secret) -> Result<(), String> {
         let mut input = SecretBuffer::new();
         let form = Input {
-            address: self.node.client.address().to_string(),
+            address: self.node.address.clone(),
             ca_file: self.node.ca_file.as_deref(),
             token: TextOf(root_token),
         };
