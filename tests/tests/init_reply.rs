@@ -42,7 +42,23 @@ fn a_reply_that_makes_no_sense_is_kept_sealed_and_can_be_read_by_hand() {
     let kept = std::fs::read_to_string(site.state().join("init-reply.json")).unwrap();
     assert!(!kept.contains("c0ffee") && !kept.contains("s.odd"));
 
-    // It is not given up by accident.
+    // It is not forgotten, and not given up by accident.
+    for command in [
+        &["init"][..],
+        &["init", "--resume"],
+        &["init", "--if-needed", "--no-recovery"],
+    ] {
+        let said = site.expect(command, 5).stderr_text();
+        assert!(
+            said.contains("init-reply.json") && !said.contains("lost"),
+            "{said}"
+        );
+    }
+    assert!(
+        site.expect(&["status"], 2)
+            .stdout_text()
+            .contains("init-reply.json")
+    );
     let refused = site.expect(&["init", "--abandon"], 5);
     assert!(
         refused.stderr_text().contains("init-reply.json"),

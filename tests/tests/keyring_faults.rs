@@ -409,7 +409,7 @@ fn a_forged_keyring_runs_no_program_until_a_person_accepts_it() {
     assert!(status.contains("was changed outside unsealer"), "{status}");
 
     // Nobody is there to say yes.
-    let said = machine.site.expect(&["keyring", "trust"], 1).stderr_text();
+    let said = machine.site.expect(&["keyring", "trust"], 4).stderr_text();
     assert!(said.contains("there is nobody to ask"), "{said}");
     machine.refuses(&forged, 5, "was changed outside unsealer");
 

@@ -341,7 +341,8 @@ fn plain_http_leaves_this_machine_only_where_that_is_accepted() {
         let slots = &config[config.find("[slot.").unwrap()..];
         format!("[[node]]\nname = \"one\"\naddress = \"{address}\"\nplaintext = \"accepted\"\n{slots}")
     });
-    site.expect(&["unseal"], 0);
+    let said = site.expect(&["unseal"], 0).stderr_text();
+    assert!(said.contains("in clear"), "{said}");
     assert_eq!(
         server.asked(UNSEAL).len(),
         3,

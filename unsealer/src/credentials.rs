@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use kdf_api::protocol::SecretBuffer;
 use kdf_api::{Code, Credentials, Secret};
 use rustix::fs::{Mode, OFlags};
-use rustix::termios::{LocalModes, OptionalActions, Termios};
+use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios};
 
 use crate::config::CredentialSource;
 
@@ -99,8 +99,12 @@ fn prompt(name: &str) -> Result<SecretBuffer, String> {
     question.append(format!("{name}: ").as_bytes());
     let asked = question.write_to(&terminal);
     let answer = asked.and_then(|()| read_line(terminal.as_fd()));
+    let aborted = answer.as_ref().is_ok_and(|line| silence.is_aborted_by(line.as_bytes()));
     drop(silence);
     let _ = rustix::io::write(&terminal, b"\n");
+    if aborted {
+        return Err("it was to be typed, and that was aborted".to_owned());
+    }
     answer.map_err(|error| format!("it cannot be read from the terminal: {error}"))
 }
 
@@ -108,17 +112,21 @@ fn prompt(name: &str) -> Result<SecretBuffer, String> {
 fn read_line(terminal: BorrowedFd<'_>) -> std::io::Result<SecretBuffer> {
     let mut line = SecretBuffer::new();
     let mut chunk = zeroize::Zeroizing::new([0; 4096]);
-    while !line.as_bytes().ends_with(b"\n") && line.as_bytes().len() < MAX_CREDENTIAL {
+    while line.as_bytes().len() < MAX_CREDENTIAL {
         let count = rustix::io::retry_on_intr(|| rustix::io::read(terminal, chunk.as_mut_slice()))?;
-        if count == 0 {
+        line.append(chunk.get(..count).unwrap_or_default());
+        // Less than there was room for: the line has ended, by whatever ends one.
+        if count < chunk.len() || line.as_bytes().ends_with(b"\n") {
             break;
         }
-        line.append(chunk.get(..count).unwrap_or_default());
     }
     Ok(line)
 }
 
 /// A terminal that does not echo, until this is dropped.
+///
+/// Meanwhile its keys send no signals, or Ctrl-C would end us and leave it without echo: what they send is typed, and Ctrl-C
+/// ends a line (termios(3), `VEOL`), so that it is still obeyed at once.
 struct Silence<'a> {
     terminal: BorrowedFd<'a>,
     before: Termios,
@@ -128,9 +136,25 @@ impl<'a> Silence<'a> {
     fn begin(terminal: BorrowedFd<'a>) -> rustix::io::Result<Self> {
         let before = rustix::termios::tcgetattr(terminal)?;
         let mut silent = before.clone();
-        silent.local_modes.remove(LocalModes::ECHO | LocalModes::ECHONL);
+        silent
+            .local_modes
+            .remove(LocalModes::ECHO | LocalModes::ECHONL | LocalModes::ISIG);
+        silent.special_codes[SpecialCodeIndex::VEOL] = before.special_codes[SpecialCodeIndex::VINTR];
         rustix::termios::tcsetattr(terminal, OptionalActions::Flush, &silent)?;
         Ok(Self { terminal, before })
+    }
+
+    /// Whether somebody pressed a key that would have sent a signal.
+    fn is_aborted_by(&self, line: &[u8]) -> bool {
+        let keys = [
+            SpecialCodeIndex::VINTR,
+            SpecialCodeIndex::VQUIT,
+            SpecialCodeIndex::VSUSP,
+        ];
+        // 0 is a key that is not assigned.
+        keys.map(|key| self.before.special_codes[key])
+            .iter()
+            .any(|key| *key != 0 && line.contains(key))
     }
 }
 
@@ -190,5 +214,55 @@ mod tests {
         let sources = BTreeMap::from([("pin".to_owned(), CredentialSource::Prompt)]);
         let error = read(&sources, Asking::Forbidden).unwrap_err();
         assert!(error.message.contains("--non-interactive"));
+    }
+    /// A terminal on which somebody types the first argument as soon as it does not echo any more; the others are a command
+    /// that runs on it. Prints whether it echoes and sends signals in the end.
+    const TERMINAL: &str = r#"
+import os, pty, sys, termios, time
+process, terminal = pty.fork()
+if process == 0:
+    os.execv(sys.argv[2], sys.argv[2:])
+ours = os.open(os.ptsname(terminal), os.O_RDWR | os.O_NOCTTY)
+flags = lambda: termios.tcgetattr(ours)[3]
+until = time.monotonic() + 20
+while flags() & termios.ECHO and time.monotonic() < until:
+    time.sleep(0.01)
+os.write(terminal, eval(sys.argv[1]))
+_, status = os.waitpid(process, 0)
+os.set_blocking(terminal, False)
+said = os.read(terminal, 65536).decode()
+print("echo", bool(flags() & termios.ECHO), "signals", bool(flags() & termios.ISIG), "status", status, said)
+"#;
+
+    #[test]
+    fn ctrl_c_at_the_prompt_leaves_a_terminal_that_echoes() {
+        const NAME: &str = "credentials::tests::ctrl_c_at_the_prompt_leaves_a_terminal_that_echoes";
+        const EXPECTED: &str = "TEST_PROMPT_EXPECTS";
+        if let Ok(expected) = std::env::var(EXPECTED) {
+            let sources = BTreeMap::from([("pin".to_owned(), CredentialSource::Prompt)]);
+            match read(&sources, Asking::Allowed) {
+                Ok(read) => assert_eq!(read.get("pin").unwrap().expose(), expected.as_bytes()),
+                Err(error) => assert!(error.message.contains(&expected), "{error}"),
+            }
+            return;
+        }
+        for (typed, expected) in [
+            (r"b'1234\n'", "1234"),
+            (r"b'\x03'", "aborted"),
+            (r"b'12\x03'", "aborted"),
+            (r"b'12\x1c34\n'", "aborted"),
+            (r"b'12\x1a34\n'", "aborted"),
+        ] {
+            let run = std::process::Command::new("/usr/bin/python3")
+                .args(["-I", "-c", TERMINAL, typed])
+                .arg(std::env::current_exe().unwrap())
+                .args(["--exact", NAME, "--nocapture"])
+                .env(EXPECTED, expected)
+                .output()
+                .unwrap();
+            let said = String::from_utf8_lossy(&run.stdout);
+            assert!(said.starts_with("echo True signals True status 0 "), "{typed}: {run:?}");
+            assert!(said.contains("1 passed"), "{typed}: {said}");
+        }
     }
 }

@@ -9,6 +9,7 @@ use kdf_api::trusted_path::quoted;
 
 use crate::exit::Exit;
 use crate::keyring::Fault;
+use crate::state::seen;
 use crate::vault;
 
 /// An error of the unsealer. Never holds a secret.
@@ -75,6 +76,14 @@ pub enum Error {
         path: PathBuf,
         /// What is wrong with it.
         what: String,
+    },
+    /// A person has to decide, and nobody can be asked.
+    #[error("{what}: there is nobody to ask")]
+    NeedsPerson {
+        /// What is to be decided.
+        what: String,
+        /// What to do.
+        hint: String,
     },
     /// There is no keyring.
     #[error("there is no keyring {}", path.display())]
@@ -148,6 +157,7 @@ impl Error {
         match self {
             Self::Ambiguous { .. } | Self::ChangedOutside { .. } => Exit::Ambiguous,
             Self::Locked { .. } => Exit::Locked,
+            Self::NeedsPerson { .. } => Exit::NeedsPerson,
             Self::Kdf(error) | Self::Slot { error, .. } if needs_person(error.code) => Exit::NeedsPerson,
             Self::NoSlotOpens { outcomes, .. }
                 if outcomes.iter().any(|(_, error)| needs_person(error.code)) =>
@@ -173,7 +183,7 @@ impl Error {
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Ambiguous { hint, .. } => Some(hint.clone()),
+            Self::Ambiguous { hint, .. } | Self::NeedsPerson { hint, .. } => Some(hint.clone()),
             Self::ChangedOutside { .. } => Some(
                 "no program was run. If you or another host of yours put this file there, look at it with \
                  `unsealer keyring show` and accept it with `unsealer keyring trust`; if not, somebody else did"
@@ -197,6 +207,11 @@ impl Error {
                 })
             }
             Self::Locked { .. } => Some("wait until it is done; `fuser -v` on that file names it".to_owned()),
+            Self::MalformedState { path, .. } if path.ends_with(seen::FILE) => Some(
+                "it is our record of the last keyring. Look at the keyring with `unsealer keyring show`; \
+                 `unsealer keyring trust` accepts it and writes the record anew"
+                    .to_owned(),
+            ),
             Self::MalformedState { .. } => Some("it was not written by this program: look at who did".to_owned()),
             Self::NoKeyring { .. } => Some(
                 "`unsealer init` makes one together with a new server; STATE_DIRECTORY says where it is looked for"

@@ -3,8 +3,9 @@
 //! State belongs to one user, usually the service user `unsealer`. A command that root runs acts as the owner of the state
 //! folder, so that no file in it ever belongs to somebody else; anybody else is told the `sudo -u` line.
 
+use std::fs::Permissions;
 use std::io;
-use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use rustix::process::{Gid, Uid};
@@ -106,14 +107,24 @@ pub fn act_as_owner(state: &Path) -> Result<(), Error> {
 }
 
 fn make_for(state: &Path, user: &User) -> Result<u32, Error> {
-    use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(state)
+    make_folders_above(state)
+        .and_then(|()| std::fs::DirBuilder::new().mode(0o700).create(state))
         .and_then(|()| chown(state, Some(user.uid), Some(user.gid)))
         .map_err(|error| Error::file("make the state folder", state, error))?;
     Ok(user.uid)
+}
+
+/// Makes what is missing above a folder. Everybody may pass there, whatever the umask: the service user has to.
+fn make_folders_above(folder: &Path) -> io::Result<()> {
+    let Some(above) = folder.parent().filter(|above| !above.as_os_str().is_empty()) else {
+        return Ok(());
+    };
+    if above.try_exists()? {
+        return Ok(());
+    }
+    make_folders_above(above)?;
+    std::fs::create_dir(above)?;
+    std::fs::set_permissions(above, Permissions::from_mode(0o755))
 }
 
 fn become_user(user: &User) -> io::Result<()> {
@@ -122,4 +133,27 @@ fn become_user(user: &User) -> io::Result<()> {
     rustix::thread::set_thread_res_gid(gid, gid, gid)?;
     rustix::thread::set_thread_res_uid(uid, uid, uid)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+
+    #[test]
+    fn the_service_user_can_reach_a_folder_that_root_made_for_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let user = User {
+            name: "us".to_owned(),
+            uid: rustix::process::geteuid().as_raw(),
+            gid: rustix::process::getegid().as_raw(),
+        };
+        let mode = |path: &str| folder.path().join(path).metadata().unwrap().mode() & 0o7777;
+        let before = mode(".");
+        assert_eq!(make_for(&folder.path().join("a/b/state"), &user).unwrap(), user.uid);
+        assert_eq!((mode("a"), mode("a/b"), mode("a/b/state")), (0o755, 0o755, 0o700));
+        assert_eq!(mode("."), before, "what was there stays as it was");
+        make_for(&folder.path().join("state"), &user).unwrap();
+        assert_eq!(mode("state"), 0o700);
+    }
 }

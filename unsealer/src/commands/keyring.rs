@@ -9,10 +9,11 @@ use super::slot::kind_name;
 use crate::app::App;
 use crate::credentials::Asking;
 use crate::error::Error;
-use crate::keyring::{Body, Locked, RotationCredential};
+use crate::keyring::{Body, Identity, Locked, RotationCredential};
 use crate::open::{self, Lock};
 use crate::report::Report;
-use crate::state::seen::{Seen, Verdict};
+use crate::state::StateFolder;
+use crate::state::seen::{self, Seen, Verdict};
 
 /// The subcommands.
 #[derive(Clone, Debug, clap::Subcommand)]
@@ -41,19 +42,40 @@ pub fn run(app: &App, command: &Command) -> Result<Report, Error> {
 fn show(app: &App) -> Result<Report, Error> {
     let state = app.state()?;
     let locked = open::load(&state, &app.config)?;
-    let known = match Seen::judge(&state, &locked.identity())? {
-        Verdict::Known { .. } => "it is the one that unsealer wrote or opened last".to_owned(),
-        Verdict::FirstUse => "unsealer has not opened it here yet".to_owned(),
-        Verdict::Changed(seen) => {
-            format!(
-                "CHANGED OUTSIDE UNSEALER: {}",
-                open::describe_change(&seen, &locked.identity())
-            )
-        }
+    let known = match Standing::of(&state, &locked.identity())? {
+        Standing::Known => "it is the one that unsealer wrote or opened last".to_owned(),
+        Standing::FirstUse => "unsealer has not opened it here yet".to_owned(),
+        Standing::Changed(what) => format!("CHANGED OUTSIDE UNSEALER: {what}"),
     };
     let text = format!("{}known: {known}", describe(&locked));
     let json = json!({"keyring": public_json(&locked.body), "known": known});
     Ok(Report::done(text, json))
+}
+
+/// How a keyring stands to the record of the last one, for a person who looks at it or accepts it.
+#[derive(Debug, PartialEq, Eq)]
+enum Standing {
+    Known,
+    FirstUse,
+    /// What differs.
+    Changed(String),
+}
+
+impl Standing {
+    /// A damaged record knows no keyring: it was changed as much as a keyring that is not in it, and accepting the keyring
+    /// mends it. Nothing else does.
+    fn of(state: &StateFolder, identity: &Identity) -> Result<Self, Error> {
+        match Seen::judge(state, identity) {
+            Ok(Verdict::Known { .. }) => Ok(Self::Known),
+            Ok(Verdict::FirstUse) => Ok(Self::FirstUse),
+            Ok(Verdict::Changed(seen)) => Ok(Self::Changed(open::describe_change(&seen, identity))),
+            Err(Error::MalformedState { what, .. }) => Ok(Self::Changed(format!(
+                "the record of what we wrote is damaged: {} {what}",
+                seen::FILE
+            ))),
+            Err(error) => Err(error),
+        }
+    }
 }
 
 /// What stands in the body, for people.
@@ -158,15 +180,15 @@ fn trust(app: &App, yes: bool) -> Result<Report, Error> {
     let _lock = state.lock()?;
     let locked = open::load(&state, &app.config)?;
     let identity = locked.identity();
-    let change = match Seen::judge(&state, &identity)? {
-        Verdict::Known { .. } => {
+    let change = match Standing::of(&state, &identity)? {
+        Standing::Known => {
             return Ok(Report::done(
                 "it is the keyring that we know: nothing to accept",
                 json!({"changed": false}),
             ));
         }
-        Verdict::FirstUse => "it was not opened here before".to_owned(),
-        Verdict::Changed(seen) => open::describe_change(&seen, &identity),
+        Standing::FirstUse => "it was not opened here before".to_owned(),
+        Standing::Changed(what) => what,
     };
     let mut shown = format!(
         "{}what changed: {change}\nprograms that would run for it, by the configuration:\n",
@@ -181,7 +203,7 @@ fn trust(app: &App, yes: bool) -> Result<Report, Error> {
         let _ = writeln!(shown, "  {}: {}", slot.name, program.as_deref().unwrap_or("none"));
     }
     if !yes {
-        ask(app, &shown)?;
+        ask(app.asking, &shown)?;
     }
     Seen::record(&state, locked.body.id, &[&identity])?;
     let text = if yes {
@@ -196,16 +218,13 @@ fn trust(app: &App, yes: bool) -> Result<Report, Error> {
 }
 
 /// Asks the person at the terminal for the word `yes`.
-fn ask(app: &App, shown: &str) -> Result<(), Error> {
-    let refused = |what: &str| Error::Config {
-        place: "keyring trust".to_owned(),
-        what: what.to_owned(),
-        hint: Some(
-            "look at it with `unsealer keyring show`, and accept it with --yes if it is right".to_owned(),
-        ),
-    };
-    if app.asking == Asking::Forbidden || !std::io::stdin().is_terminal() {
-        return Err(refused("there is nobody to ask"));
+fn ask(asking: Asking, shown: &str) -> Result<(), Error> {
+    let hint = || "look at it with `unsealer keyring show`, and accept it with --yes if it is right".to_owned();
+    if asking == Asking::Forbidden || !std::io::stdin().is_terminal() {
+        return Err(Error::NeedsPerson {
+            what: "keyring trust".to_owned(),
+            hint: hint(),
+        });
     }
     let mut stderr = std::io::stderr();
     let _ = write!(stderr, "{shown}Accept this keyring? Type yes: ");
@@ -216,6 +235,56 @@ fn ask(app: &App, shown: &str) -> Result<(), Error> {
     if read.is_ok() && answer.trim() == "yes" {
         Ok(())
     } else {
-        Err(refused("it was not accepted; nothing was changed"))
+        Err(Error::Config {
+            place: "keyring trust".to_owned(),
+            what: "it was not accepted; nothing was changed".to_owned(),
+            hint: Some(hint()),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+    use crate::exit::Exit;
+
+    #[test]
+    fn a_question_that_nobody_can_answer_needs_a_person() {
+        let error = ask(Asking::Forbidden, "").unwrap_err();
+        assert_eq!(error.exit(), Exit::NeedsPerson);
+        assert_eq!(error.to_string(), "keyring trust: there is nobody to ask");
+    }
+
+    /// Every other command refuses it; so one has to mend it.
+    #[test]
+    fn a_damaged_record_counts_as_changed_and_is_mended_by_accepting() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateFolder::open(folder.path(), None).unwrap();
+        let identity = Identity {
+            id: kdf_api::id::random().unwrap(),
+            generation: 1,
+            epoch: 1,
+            commitment: String::new(),
+            sha256: "0".repeat(64),
+        };
+        let standing = || Standing::of(&state, &identity).unwrap();
+        assert_eq!(standing(), Standing::FirstUse, "the control");
+        let good = Seen::text(identity.id, &[&identity]);
+        let upper_case = String::from_utf8(good.clone()).unwrap().replace(
+            &identity.id.to_string(),
+            &identity.id.to_string().to_uppercase(),
+        );
+        for damaged in [&good[..good.len() / 2], b"", b"\0\0\0", upper_case.as_bytes()] {
+            std::fs::write(state.file(seen::FILE), damaged).unwrap();
+            let error = open::recognise(&state, &identity).unwrap_err();
+            assert!(error.hint().unwrap().contains("keyring trust"), "{error}");
+            let Standing::Changed(what) = standing() else {
+                unreachable!("{damaged:?}");
+            };
+            assert!(what.contains("the record of what we wrote is damaged"), "{what}");
+        }
+        Seen::record(&state, identity.id, &[&identity]).unwrap();
+        assert_eq!(standing(), Standing::Known);
     }
 }

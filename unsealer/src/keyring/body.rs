@@ -1,7 +1,7 @@
 //! Line 1 of a keyring: what may be public, in JSON a person can read.
 
 use kdf_api::json::{self, Limits};
-use kdf_api::protocol::MAX_ENROLMENT;
+use kdf_api::protocol::{MAX_ENROLMENT, MAX_NAME, is_showable};
 use kdf_api::wrap::MAX_PAYLOAD;
 use kdf_api::{Key, Wrapped};
 use serde::{Deserialize, Serialize};
@@ -16,6 +16,8 @@ const LIMITS: Limits = Limits {
     bytes: file::MAX_FILE,
     depth: 32,
 };
+/// The longest id or name of a cluster, in bytes. Servers make ids of 36 and names of 22.
+const MAX_CLUSTER: usize = 128;
 /// More roots of trust than anybody has for one keyring.
 const MAX_SLOTS: usize = 32;
 
@@ -26,6 +28,7 @@ pub struct Body {
     format: String,
     v: u64,
     /// The keyring's id, the same for all its life.
+    #[serde(deserialize_with = "kdf_api::id::deserialize")]
     pub id: Uuid,
     /// Counts its states, from 1.
     pub generation: u64,
@@ -33,11 +36,14 @@ pub struct Body {
     pub epoch: u64,
     policy: String,
     /// The enrolled KDFs.
+    #[serde(deserialize_with = "json::objects")]
     pub slots: Vec<Slot>,
+    #[serde(deserialize_with = "json::nullable")]
     recovery: Option<NoRecovery>,
     #[serde(with = "base64")]
     pub(super) commitment: [u8; 32],
     /// What may be known of the cluster.
+    #[serde(deserialize_with = "json::object")]
     pub public: Public,
     pub(super) sealed: Value,
 }
@@ -55,13 +61,19 @@ pub struct Slot {
     /// How its program is asked.
     pub kind: Kind,
     /// What the program said of itself when it was enrolled: a hint for people, never what is run.
+    #[serde(deserialize_with = "json::object")]
     pub program: ProgramHint,
     /// What device-side material is named after.
+    #[serde(deserialize_with = "kdf_api::id::deserialize")]
     pub enrolment_id: Uuid,
     /// The program's public record.
     pub enrolment: Value,
     /// What the program keeps (kind `keep`).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "json::not_null"
+    )]
     pub kept: Option<Value>,
     /// The salt of this slot (kind `hook`).
     #[serde(default, skip_serializing_if = "Option::is_none", with = "optional_base64")]
@@ -97,13 +109,35 @@ pub struct ProgramHint {
 #[serde(deny_unknown_fields)]
 pub struct Public {
     /// How many key shares there are.
+    #[serde(deserialize_with = "json::nullable")]
     pub shares: Option<u8>,
     /// How many open it.
+    #[serde(deserialize_with = "json::nullable")]
     pub threshold: Option<u8>,
     /// The cluster's id, as the server says it.
+    #[serde(deserialize_with = "json::nullable")]
     pub cluster_id: Option<String>,
     /// The cluster's name.
+    #[serde(deserialize_with = "json::nullable")]
     pub cluster_name: Option<String>,
+}
+
+impl Public {
+    /// An id or a name as a server says it, if a person may be shown it and a keyring may hold it.
+    pub fn showable(text: Option<String>) -> Option<String> {
+        text.filter(|text| is_showable(text, MAX_CLUSTER))
+    }
+}
+
+impl ProgramHint {
+    /// A hint of which each half is left out if a person may not be shown it.
+    pub fn showable(name: String, version: String) -> Self {
+        let showable = |text: String| Some(text).filter(|text| is_showable(text, MAX_NAME));
+        Self {
+            name: showable(name).unwrap_or_default(),
+            version: showable(version).unwrap_or_default(),
+        }
+    }
 }
 
 impl Body {
@@ -146,8 +180,8 @@ impl Body {
     }
 
     fn fault(&self) -> Option<String> {
-        if !is_version_4(self.id) || self.generation == 0 || self.epoch == 0 {
-            return Some("has an id, generation or epoch that cannot be".to_owned());
+        if self.generation == 0 || self.epoch == 0 {
+            return Some("has a generation or epoch of 0".to_owned());
         }
         if self.policy != "any" {
             return Some("has a policy that this release does not know: it knows `any`".to_owned());
@@ -166,10 +200,36 @@ impl Body {
                 return Some(format!("has a slot {} that {fault}", slot.name));
             }
         }
+        let names = [&self.public.cluster_id, &self.public.cluster_name];
+        if !names
+            .into_iter()
+            .flatten()
+            .all(|name| is_showable(name, MAX_CLUSTER))
+        {
+            return Some(format!(
+                "has a cluster id or name of more than {MAX_CLUSTER} bytes, or with characters that are not shown"
+            ));
+        }
         if let Err(error) = Wrapped::from_json(&self.sealed, MAX_PAYLOAD) {
             return Some(format!("has a payload that is malformed: {}", error.message));
         }
         None
+    }
+
+    /// Leaves out what servers and programs say of themselves and no keyring may hold: what is written is read again.
+    pub(super) fn leave_out_what_is_not_shown(&mut self) {
+        let Public {
+            cluster_id,
+            cluster_name,
+            ..
+        } = &mut self.public;
+        for text in [cluster_id, cluster_name] {
+            *text = Public::showable(text.take());
+        }
+        for Slot { program, .. } in &mut self.slots {
+            let ProgramHint { name, version } = program;
+            *program = ProgramHint::showable(std::mem::take(name), std::mem::take(version));
+        }
     }
 
     pub(super) fn to_line(&self) -> String {
@@ -189,8 +249,11 @@ impl Body {
 
 impl Slot {
     fn fault(&self) -> Option<&'static str> {
-        if !is_version_4(self.enrolment_id) {
-            return Some("has an enrolment id that is not a version 4 UUID");
+        let ProgramHint { name, version } = &self.program;
+        if !is_showable(name, MAX_NAME) || !is_showable(version, MAX_NAME) {
+            return Some(
+                "has a program's name or version of more than 64 bytes, or with characters that are not shown",
+            );
         }
         let length = serde_json::to_vec(&self.enrolment).map_or(usize::MAX, |text| text.len());
         if !self.enrolment.is_object() || length > MAX_ENROLMENT {
@@ -213,10 +276,6 @@ impl Slot {
         }
         None
     }
-}
-
-fn is_version_4(id: Uuid) -> bool {
-    kdf_api::id::parse(&id.to_string()).is_some()
 }
 
 /// Whether a slot may have this name.

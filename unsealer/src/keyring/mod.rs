@@ -162,6 +162,7 @@ impl Keyring {
         if !self.identity.sha256.is_empty() {
             body.generation += 1;
         }
+        body.leave_out_what_is_not_shown();
         let text = self.payload.to_secret()?;
         let context = payload_context(&body)?;
         body.sealed =

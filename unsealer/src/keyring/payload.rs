@@ -111,16 +111,20 @@ impl Payload {
 mod form {
     use super::{
         Active, Base64Of, Deserialize, FromBase64, FromText, Payload, Pending, Retired, RotationCredential,
-        Serialize, TextOf, VERSION,
+        Serialize, TextOf, VERSION, json,
     };
 
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
     pub(super) struct Read {
         pub(super) v: u64,
+        #[serde(deserialize_with = "json::nullable_object")]
         active: Option<ReadActive>,
+        #[serde(deserialize_with = "json::objects")]
         retired: Vec<ReadRetired>,
+        #[serde(deserialize_with = "json::nullable_object")]
         credential: Option<ReadCredential>,
+        #[serde(deserialize_with = "json::nullable_object")]
         pending: Option<ReadPending>,
     }
 

@@ -201,6 +201,141 @@ fn another_version_is_told_from_damage() {
     assert!(matches!(refused(&k_of_n), Fault::Body(what) if what.contains("policy")));
 }
 
+/// Line 1 of a good keyring, and whether it is still read with a part of it replaced.
+struct Altered(String);
+
+impl Altered {
+    fn new() -> Self {
+        let (mut keyring, _) = keyring();
+        keyring.body.public.cluster_id = Some("cluster-id".to_owned());
+        let bytes = keyring.seal().unwrap().bytes;
+        let line1 = String::from_utf8(bytes).unwrap();
+        let altered = Self(line1.lines().next().unwrap().to_owned());
+        assert!(altered.is_read("", ""), "the control");
+        altered
+    }
+
+    fn is_read(&self, ours: &str, other: &str) -> bool {
+        assert!(self.0.contains(ours), "{ours}");
+        let line1 = self.0.replacen(ours, other, 1);
+        Locked::parse(&file::Sealed::write(&line1, &[0; 32])).is_ok()
+    }
+}
+
+/// What is shown to the person who decides whether to trust a keyring is not yet authenticated.
+#[test]
+fn what_a_terminal_must_not_get_is_refused() {
+    let altered = Altered::new();
+    for ours in [
+        r#""name":"kdf-test""#,
+        r#""version":"1""#,
+        r#""cluster_id":"cluster-id""#,
+        r#""cluster_name":null"#,
+    ] {
+        let name = ours.split(':').next().unwrap();
+        let longest = if name.contains("cluster") { 128 } else { 64 };
+        let is_read = |text: &str| altered.is_read(ours, &format!(r#"{name}:"{text}""#));
+        assert!(
+            is_read("") && is_read("schlüssel") && is_read(&"x".repeat(longest)),
+            "the control"
+        );
+        assert!(!is_read(&"x".repeat(longest + 1)), "{name}");
+        for bad in [
+            r"\u001b[2J",
+            r"\n",
+            r"\u009b",
+            "\u{200b}",
+            r"\u202e",
+            "\u{2066}",
+            "\u{feff}",
+        ] {
+            assert!(!is_read(&format!("a{bad}b")), "{name} {bad:?}");
+        }
+    }
+}
+
+/// A server chooses its cluster's name, and a hook's file is called anything.
+#[test]
+fn what_a_keyring_may_not_hold_is_not_written() {
+    let (mut keyring, keys) = keyring();
+    let public = &mut keyring.body.public;
+    public.cluster_id = Some("fine".to_owned());
+    public.cluster_name = Some("a\u{202e}b".to_owned());
+    keyring.body.slots[0].program.name = "x".repeat(65);
+    keyring.body.slots[0].program.version = "1.0".to_owned();
+    keyring.body.slots[1].program.version = "\x1b[2J".to_owned();
+    let written = keyring.seal().unwrap();
+    let opened = open(&written.bytes, &keys).unwrap();
+    assert_eq!(opened.body, written.body);
+    let Public {
+        cluster_id,
+        cluster_name,
+        ..
+    } = opened.body.public;
+    assert_eq!((cluster_id.as_deref(), cluster_name), (Some("fine"), None));
+    let [one, two] = [0, 1].map(|index: usize| opened.body.slots[index].program.clone());
+    assert_eq!((one.name.as_str(), one.version.as_str()), ("", "1.0"));
+    assert_eq!((two.name.as_str(), two.version.as_str()), ("kdf-test", ""));
+    assert_eq!(Public::showable(Some("x".repeat(129))), None);
+    assert_eq!(Public::showable(Some("x".repeat(128))), Some("x".repeat(128)));
+}
+
+/// Other readers know one form of each field; so do we.
+#[test]
+fn every_field_has_one_form() {
+    let altered = Altered::new();
+    let body: serde_json::Value = serde_json::from_str(&altered.0).unwrap();
+    for id in [&body["id"], &body["slots"][1]["enrolment_id"]] {
+        let id = id.as_str().unwrap();
+        for other in [
+            id.to_uppercase(),
+            format!("{{{id}}}"),
+            id.replace('-', ""),
+            format!("urn:uuid:{id}"),
+        ] {
+            assert!(!altered.is_read(id, &other), "{other}");
+        }
+    }
+    for field in [
+        r#""recovery":null,"#,
+        r#""shares":null,"#,
+        r#""threshold":null,"#,
+        r#""cluster_id":"cluster-id","#,
+        r#","cluster_name":null"#,
+    ] {
+        assert!(!altered.is_read(field, ""), "{field}");
+    }
+    for (ours, other) in [
+        (r#"{"name":"kdf-test","version":"1"}"#, r#"["kdf-test","1"]"#),
+        (
+            r#"{"shares":null,"threshold":null,"cluster_id":"cluster-id","cluster_name":null}"#,
+            r#"[null,null,"cluster-id",null]"#,
+        ),
+        (r#""enrolment":{"v":1},"#, r#""enrolment":{"v":1},"kept":null,"#),
+        (r#""enrolment":{"v":1},"#, r#""enrolment":{"v":1},"salt":null,"#),
+    ] {
+        assert!(!altered.is_read(ours, other), "{other}");
+    }
+}
+
+#[test]
+fn the_payload_has_every_field_and_objects_where_they_belong() {
+    let read = |text: &str| Payload::parse(&Secret::copy_of(text.as_bytes())).is_ok();
+    let pending = r#"{"root_token":"s.root","step":"saved"}"#;
+    let good = format!(r#"{{"v":1,"active":null,"retired":[],"credential":null,"pending":{pending}}}"#);
+    assert!(read(&good), "the control");
+    for (ours, other) in [
+        (r#""active":null,"#, ""),
+        (r#""credential":null,"#, ""),
+        (&format!(r#","pending":{pending}"#), ""),
+        (pending, r#"["s.root","saved"]"#),
+        ("[]", r#"[[["AA=="],1,0,0]]"#),
+    ] {
+        assert!(good.contains(ours), "{ours}");
+        assert!(!read(&good.replacen(ours, other, 1)), "{other}");
+    }
+}
+
 #[test]
 fn no_secret_stands_in_the_file_or_in_debug_output() {
     let (mut keyring, keys) = keyring();

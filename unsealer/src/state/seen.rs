@@ -12,6 +12,9 @@ use super::{StateFolder, durable};
 use crate::error::Error;
 use crate::keyring::Identity;
 
+/// The record's name in the state folder.
+pub const FILE: &str = "seen.json";
+
 const LIMITS: Limits = Limits {
     bytes: 16 * 1024,
     depth: 4,
@@ -22,7 +25,9 @@ const LIMITS: Limits = Limits {
 #[serde(deny_unknown_fields)]
 pub struct Seen {
     v: u64,
+    #[serde(deserialize_with = "kdf_api::id::deserialize")]
     id: Uuid,
+    #[serde(deserialize_with = "json::objects")]
     accept: Vec<Entry>,
 }
 
@@ -68,7 +73,7 @@ pub enum Verdict {
 impl Seen {
     /// Reads the record.
     pub fn load(state: &StateFolder) -> Result<Option<Self>, Error> {
-        let path = state.file("seen.json");
+        let path = state.file(FILE);
         let Some(text) = durable::read(&path, LIMITS.bytes)? else {
             return Ok(None);
         };
@@ -104,7 +109,7 @@ impl Seen {
 
     /// Records states.
     pub fn record(state: &StateFolder, id: Uuid, states: &[&Identity]) -> Result<(), Error> {
-        durable::replace(&state.file("seen.json"), &Self::text(id, states))
+        durable::replace(&state.file(FILE), &Self::text(id, states))
     }
 
     /// The id of the keyring that was recorded.
