@@ -34,6 +34,7 @@ help:
 setup-build:
 	@scripts/setup-debian $(BUILD_PACKAGES)
 	@scripts/check-rust
+	@scripts/private-tree
 
 setup: setup-build
 	@scripts/setup-debian $(TEST_PACKAGES)

@@ -42,6 +42,8 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 MAX_FILE, MAX_PAYLOAD, MAX_DEPTH = 4 * 2**20, 2**20, 32
 UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
 SEAL = rb'\{"sha256":"([0-9a-f]{64})","mac":"([0-9a-f]{64})"\}'
+HIDDEN = ("\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+          "\U000e0000-\U000e007f")
 KINDS = {"derive": set(), "keep": {"kept"}, "hook": {"salt"}}
 
 
@@ -111,6 +113,11 @@ def text(value, form, what):
     return value
 
 
+def showable(value, longest, what):
+    text(value, f"[^{HIDDEN}]*", what)
+    need(len(value.encode("utf-8", "surrogatepass")) <= longest, f"{what} is longer than {longest} bytes")
+
+
 # --- the wrapped secret, version 1
 
 
@@ -171,6 +178,9 @@ class Keyring:
         need(body["recovery"] is None, "the keyring has recovery recipients, which this reader does not know")
         binary(body["commitment"], "the commitment", 32)
         fields(body["public"], ["shares", "threshold", "cluster_id", "cluster_name"], "the public part")
+        for name in ("cluster_id", "cluster_name"):
+            if body["public"][name] is not None:
+                showable(body["public"][name], 128, f"the {name}")
         check_wrapped(body["sealed"], "the payload", MAX_PAYLOAD)
         need(isinstance(body["slots"], list) and 1 <= len(body["slots"]) <= 32, "there are not 1 to 32 slots")
         for slot in body["slots"]:
@@ -185,7 +195,7 @@ class Keyring:
         name = text(slot["name"], r"[a-z0-9][a-z0-9-]{0,31}", "a slot's name")
         fields(slot["program"], ["name", "version"], f"the program of slot {name}")
         for value in slot["program"].values():
-            text(value, r"[^\x00-\x1f\x7f-\x9f]*", f"the program of slot {name}")
+            showable(value, 64, f"the program of slot {name}")
         text(slot["enrolment_id"], UUID, f"the enrolment id of slot {name}")
         need(isinstance(slot["enrolment"], dict), f"the enrolment of slot {name} is not an object")
         need(isinstance(slot.get("kept", {}), dict), f"what slot {name} keeps is not an object")

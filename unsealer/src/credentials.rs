@@ -99,7 +99,9 @@ fn prompt(name: &str) -> Result<SecretBuffer, String> {
     question.append(format!("{name}: ").as_bytes());
     let asked = question.write_to(&terminal);
     let answer = asked.and_then(|()| read_line(terminal.as_fd()));
-    let aborted = answer.as_ref().is_ok_and(|line| silence.is_aborted_by(line.as_bytes()));
+    let aborted = answer
+        .as_ref()
+        .is_ok_and(|line| silence.is_aborted_by(line.as_bytes()));
     drop(silence);
     let _ = rustix::io::write(&terminal, b"\n");
     if aborted {
@@ -218,17 +220,18 @@ mod tests {
     /// A terminal on which somebody types the first argument as soon as it does not echo any more; the others are a command
     /// that runs on it. Prints whether it echoes and sends signals in the end.
     const TERMINAL: &str = r#"
-import os, pty, sys, termios, time
-process, terminal = pty.fork()
-if process == 0:
-    os.execv(sys.argv[2], sys.argv[2:])
-ours = os.open(os.ptsname(terminal), os.O_RDWR | os.O_NOCTTY)
+import fcntl, os, subprocess, sys, termios, time
+terminal, ours = os.openpty()
+def on_it():
+    os.setsid()
+    fcntl.ioctl(ours, termios.TIOCSCTTY, 0)
+process = subprocess.Popen(sys.argv[2:], stdin=ours, stdout=ours, stderr=ours, preexec_fn=on_it)
 flags = lambda: termios.tcgetattr(ours)[3]
 until = time.monotonic() + 20
-while flags() & termios.ECHO and time.monotonic() < until:
+while flags() & termios.ECHO and process.poll() is None and time.monotonic() < until:
     time.sleep(0.01)
 os.write(terminal, eval(sys.argv[1]))
-_, status = os.waitpid(process, 0)
+status = process.wait(20)
 os.set_blocking(terminal, False)
 said = os.read(terminal, 65536).decode()
 print("echo", bool(flags() & termios.ECHO), "signals", bool(flags() & termios.ISIG), "status", status, said)
@@ -261,7 +264,10 @@ print("echo", bool(flags() & termios.ECHO), "signals", bool(flags() & termios.IS
                 .output()
                 .unwrap();
             let said = String::from_utf8_lossy(&run.stdout);
-            assert!(said.starts_with("echo True signals True status 0 "), "{typed}: {run:?}");
+            assert!(
+                said.starts_with("echo True signals True status 0 "),
+                "{typed}: {run:?}"
+            );
             assert!(said.contains("1 passed"), "{typed}: {said}");
         }
     }

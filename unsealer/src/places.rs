@@ -150,7 +150,10 @@ mod tests {
         };
         let mode = |path: &str| folder.path().join(path).metadata().unwrap().mode() & 0o7777;
         let before = mode(".");
-        assert_eq!(make_for(&folder.path().join("a/b/state"), &user).unwrap(), user.uid);
+        assert_eq!(
+            make_for(&folder.path().join("a/b/state"), &user).unwrap(),
+            user.uid
+        );
         assert_eq!((mode("a"), mode("a/b"), mode("a/b/state")), (0o755, 0o755, 0o700));
         assert_eq!(mode("."), before, "what was there stays as it was");
         make_for(&folder.path().join("state"), &user).unwrap();

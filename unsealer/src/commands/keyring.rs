@@ -219,7 +219,8 @@ fn trust(app: &App, yes: bool) -> Result<Report, Error> {
 
 /// Asks the person at the terminal for the word `yes`.
 fn ask(asking: Asking, shown: &str) -> Result<(), Error> {
-    let hint = || "look at it with `unsealer keyring show`, and accept it with --yes if it is right".to_owned();
+    let hint =
+        || "look at it with `unsealer keyring show`, and accept it with --yes if it is right".to_owned();
     if asking == Asking::Forbidden || !std::io::stdin().is_terminal() {
         return Err(Error::NeedsPerson {
             what: "keyring trust".to_owned(),
@@ -271,10 +272,9 @@ mod tests {
         let standing = || Standing::of(&state, &identity).unwrap();
         assert_eq!(standing(), Standing::FirstUse, "the control");
         let good = Seen::text(identity.id, &[&identity]);
-        let upper_case = String::from_utf8(good.clone()).unwrap().replace(
-            &identity.id.to_string(),
-            &identity.id.to_string().to_uppercase(),
-        );
+        let upper_case = String::from_utf8(good.clone())
+            .unwrap()
+            .replace(&identity.id.to_string(), &identity.id.to_string().to_uppercase());
         for damaged in [&good[..good.len() / 2], b"", b"\0\0\0", upper_case.as_bytes()] {
             std::fs::write(state.file(seen::FILE), damaged).unwrap();
             let error = open::recognise(&state, &identity).unwrap_err();

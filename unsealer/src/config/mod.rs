@@ -206,7 +206,7 @@ impl Config {
     fn parse_bytes(text: &[u8], place: &str) -> Result<Self, Error> {
         let text = std::str::from_utf8(text).map_err(|error| {
             let before = text.get(..error.valid_up_to()).unwrap_or_default();
-            let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+            let line = before.split(|byte| *byte == b'\n').count();
             Error::Config {
                 place: format!("{place}:{line}"),
                 what: "is not UTF-8 text".to_owned(),
@@ -246,7 +246,10 @@ impl Config {
             return Some("keyring is not an absolute path".to_owned());
         }
         if let Some(folder) = self.program_dirs.iter().find(|folder| !folder.is_absolute()) {
-            return Some(format!("program-dirs has {folder:?}, which is not an absolute path"));
+            return Some(format!(
+                "program-dirs has {}, which is not an absolute path",
+                trusted_path::quoted(folder)
+            ));
         }
         if let Some(name) = self.slot.keys().find(|name| !is_slot_name(name)) {
             return Some(format!("the slot name {name:?} is not [a-z0-9][a-z0-9-]{{0,31}}"));
