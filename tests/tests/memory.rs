@@ -324,8 +324,9 @@ const FREED: &str = "a-text-that-is-freed-and-that-nobody-marked-as-secret";
 /// same program without the allocator that does it.
 #[test]
 fn what_is_freed_is_wiped() {
-    let comment = format!("# {FREED}\n").repeat(1000);
-    let site = Site::new("http://127.0.0.1:1").config(&comment);
+    let site = Site::new("http://127.0.0.1:1");
+    std::fs::create_dir(site.state()).unwrap();
+    std::fs::write(site.keyring(), format!("{FREED}\n").repeat(1000)).unwrap();
     let unsealer = site.command(&["keyring", "show"]);
     let folder = tempfile::tempdir().unwrap();
     let place = folder.path().join(FREED);
@@ -347,7 +348,7 @@ fn what_is_freed_is_wiped() {
     }
 }
 
-/// How often the text lies on the heap of a command at its end. There is no keyring and no folder, so it fails.
+/// How often the text lies on the heap of a command at its end. That is no keyring, and there is no folder, so it fails.
 fn freed(command: &Command, input: &str) -> usize {
     let traced = traced::run(command, input.as_bytes(), LIMIT, all);
     assert_eq!(traced.finished.code(), 1, "{:?}", traced.finished);
