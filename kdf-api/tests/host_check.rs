@@ -140,9 +140,7 @@ fn a_program_of_another_user_is_refused() {
 #[test]
 fn an_interpreter_goes_through_the_same_checks() {
     let workshop = Workshop::new();
-    let interpreter = workshop.at("interpreter");
-    fs::copy("/usr/bin/true", &interpreter).unwrap();
-    workshop.mode("interpreter", 0o755);
+    let interpreter = workshop.copy("/usr/bin/true", "interpreter");
     let path = workshop.write("kdf", &format!("#!{} -x\n", interpreter.display()), 0o755);
     passes(&path);
     workshop.mode("interpreter", 0o757);
@@ -185,9 +183,10 @@ fn output_of(path: &Path) -> String {
 fn a_program_that_is_swapped_after_the_check_does_not_run() {
     let workshop = Workshop::new();
     let path = workshop.write("kdf", "#!/bin/sh\necho checked\n", 0o755);
-    let (script, binary) = (check(&program(&path)).unwrap(), workshop.at("binary"));
-    fs::copy("/usr/bin/echo", &binary).unwrap();
-    workshop.mode("binary", 0o755);
+    let (script, binary) = (
+        check(&program(&path)).unwrap(),
+        workshop.copy("/usr/bin/echo", "binary"),
+    );
     let echo = check(&program(&binary)).unwrap();
     let evil = "#!/bin/sh\necho swapped\n";
     for name in ["kdf", "binary"] {
@@ -233,9 +232,7 @@ fn a_pinned_program_is_what_was_hashed() {
 #[test]
 fn a_pinned_binary_runs_from_memory() {
     let workshop = Workshop::new();
-    let path = workshop.at("cat");
-    fs::copy("/usr/bin/readlink", &path).unwrap();
-    workshop.mode("cat", 0o755);
+    let path = workshop.copy("/usr/bin/readlink", "cat");
     let hash = Sha256::digest(fs::read(&path).unwrap()).into();
     let checked = check(&program(&path).pinned([hash])).unwrap();
     let finished = checked

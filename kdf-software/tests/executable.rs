@@ -29,11 +29,14 @@ impl Installed {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
-        fs::copy(
-            env!("CARGO_BIN_EXE_kdf-software"),
-            folder.path().join("kdf-software"),
-        )
-        .unwrap();
+        // By another process: a child that a test beside this one forks would hold our copy open for writing for a moment,
+        // and a program that is open for writing cannot be run (ETXTBSY).
+        let copied = Command::new("cp")
+            .arg(env!("CARGO_BIN_EXE_kdf-software"))
+            .arg(folder.path().join("kdf-software"))
+            .status()
+            .unwrap();
+        assert!(copied.success());
         fs::create_dir_all(folder.path().join("sys/class/dmi/id")).unwrap();
         let installed = Self { folder };
         fs::write(installed.uuid(), "b08dfa60-83e7-4567-a190-1bb500035ce1\n").unwrap();

@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::keyring::{Identity, Keyring, Locked, MAX_FILE};
 use crate::slots::Slots;
 use crate::state::durable::{self, Reservation};
-use crate::state::seen::{Seen, Verdict};
+use crate::state::seen::{self, Seen, Verdict};
 use crate::state::{Exclusive, Shared, StateFolder};
 
 /// An opened keyring, and how that went.
@@ -209,7 +209,7 @@ pub fn prepare(state: &StateFolder, size: usize) -> Result<Prepared, Error> {
     }
     Ok(Prepared {
         keyring: durable::reserve(state.keyring(), size)?,
-        seen: durable::reserve(&state.file("seen.json"), SEEN_ROOM)?,
+        seen: durable::reserve(&state.file(seen::FILE), SEEN_ROOM)?,
     })
 }
 
@@ -249,7 +249,7 @@ pub fn finish_stopped_save(state: &StateFolder, keyring: Keyring) -> Result<Keyr
         return Ok(keyring);
     };
     let both = [keyring.identity(), next.identity()];
-    durable::replace(&state.file("seen.json"), &Seen::text(keyring.body.id, &both))?;
+    durable::replace(&state.file(seen::FILE), &Seen::text(keyring.body.id, &both))?;
     durable::finish(state.keyring(), &bytes)?;
     Seen::record(state, next.body.id, &[next.identity()])?;
     Ok(next)

@@ -35,6 +35,19 @@ impl Workshop {
         self.mode(name, mode)
     }
 
+    /// Copies a program, by another process: a child that a test beside this one forks would hold our copy open for
+    /// writing for a moment, and a program that is open for writing cannot be run (ETXTBSY).
+    #[allow(dead_code, reason = "each test file uses a part of this module")]
+    pub(crate) fn copy(&self, program: &str, name: &str) -> PathBuf {
+        let copied = std::process::Command::new("cp")
+            .arg(program)
+            .arg(self.at(name))
+            .status()
+            .unwrap();
+        assert!(copied.success());
+        self.mode(name, 0o755)
+    }
+
     pub(crate) fn mode(&self, name: &str, mode: u32) -> PathBuf {
         fs::set_permissions(self.at(name), Permissions::from_mode(mode)).unwrap();
         self.at(name)

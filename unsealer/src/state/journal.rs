@@ -26,6 +26,7 @@ pub struct Record {
     /// The operation: `init`.
     pub op: String,
     /// Which one of them.
+    #[serde(deserialize_with = "kdf_api::id::deserialize")]
     pub op_id: Uuid,
     /// What is about to be done, or was done.
     pub step: Step,

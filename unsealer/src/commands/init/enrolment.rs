@@ -15,6 +15,7 @@ use crate::report::Report;
 use crate::state::durable;
 use crate::state::journal::{Operation, Step};
 use crate::state::proven::Proven;
+use crate::state::seen;
 
 impl Init<'_> {
     /// Checks every program before anything is written: most mistakes show here.
@@ -126,7 +127,7 @@ impl Init<'_> {
         let files = [self.state.keyring().to_owned(), self.state.previous_keyring()];
         for file in files
             .into_iter()
-            .chain(["seen.json", "proven.json"].map(|name| self.state.file(name)))
+            .chain([seen::FILE, "proven.json"].map(|name| self.state.file(name)))
         {
             durable::remove(&file)?;
         }
