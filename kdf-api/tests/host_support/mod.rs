@@ -37,7 +37,6 @@ impl Workshop {
 
     /// Copies a program, by another process: a child that a test beside this one forks would hold our copy open for
     /// writing for a moment, and a program that is open for writing cannot be run (ETXTBSY).
-    #[allow(dead_code, reason = "each test file uses a part of this module")]
     pub(crate) fn copy(&self, program: &str, name: &str) -> PathBuf {
         let copied = std::process::Command::new("cp")
             .arg(program)
