@@ -81,7 +81,7 @@ docs: setup-build
 
 install: setup-build
 	@umask 022 && $(CARGO) build --locked --release -p unsealer -p kdf-file -p kdf-software
-	@umask 022 && install -d $(BIN) $(LIBEXEC) $(SHARE)/doc/unsealer $(SHARE)/bash-completion/completions \
+	@umask 022 && install -d $(BIN) $(LIBEXEC) $(SHARE)/doc/unsealer/docs $(SHARE)/bash-completion/completions \
 		$(SHARE)/zsh/site-functions $(SHARE)/fish/vendor_completions.d
 	install -m 755 target/release/unsealer $(BIN)/unsealer
 	@for program in $(PROGRAMS); do \
@@ -91,7 +91,8 @@ install: setup-build
 	@umask 022 && target/release/unsealer completions bash > $(SHARE)/bash-completion/completions/unsealer
 	@umask 022 && target/release/unsealer completions zsh > $(SHARE)/zsh/site-functions/_unsealer
 	@umask 022 && target/release/unsealer completions fish > $(SHARE)/fish/vendor_completions.d/unsealer.fish
-	@umask 022 && install -m 644 README.md CHANGELOG.md LICENSE docs/*.md $(SHARE)/doc/unsealer/
+	@umask 022 && install -m 644 README.md CHANGELOG.md SECURITY.md LICENSE $(SHARE)/doc/unsealer/
+	@umask 022 && install -m 644 docs/*.md $(SHARE)/doc/unsealer/docs/
 
 uninstall:
 	rm -f $(BIN)/unsealer $(SHARE)/bash-completion/completions/unsealer $(SHARE)/zsh/site-functions/_unsealer \

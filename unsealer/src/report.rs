@@ -30,7 +30,7 @@ pub struct Report {
     pub exit: Exit,
     /// For people: lines, without the last line end.
     pub text: String,
-    /// For scripts; null if all was said by [`print_secret`].
+    /// For scripts; null if all was said already, as by `print_secret`.
     pub json: Value,
 }
 
