@@ -10,7 +10,7 @@ DENY_VERSION := 0.20.2
 DENY := .cache/tools/bin/cargo-deny
 
 # What the build needs, and what the tests need beside it.
-BUILD_PACKAGES := gcc libc6-dev
+BUILD_PACKAGES := gcc libc6-dev libtss2-dev pkg-config
 TEST_PACKAGES := python3 python3-argon2 python3-cryptography python3-pip util-linux
 
 PROGRAMS := kdf-file kdf-software

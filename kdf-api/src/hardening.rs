@@ -84,6 +84,24 @@ pub(crate) fn lock_memory(pages: &mut [u8]) -> bool {
     }
 }
 
+/// Sets a variable of this process's environment, for a C library that takes it from there and nowhere else. Refused once
+/// there is a second thread, which could be reading the environment: at the start of `main`, or not at all.
+pub fn set_variable(name: &str, value: &str) -> io::Result<()> {
+    if std::fs::read_dir("/proc/self/task")?.count() != 1 {
+        return Err(io::Error::other("there is more than one thread"));
+    }
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "no secret, and no other thread to read it meanwhile"
+    )]
+    // SAFETY: this thread is the only one (it has just been counted, and no other could start one), so nothing reads or
+    // writes the environment while it changes.
+    unsafe {
+        std::env::set_var(name, value);
+    }
+    Ok(())
+}
+
 /// How much stack is wiped after work on keys, in bytes. AES-GCM, HKDF and their callers use less than half of it.
 const SCRUBBED: usize = 16 * 1024;
 

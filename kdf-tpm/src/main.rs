@@ -1,0 +1,25 @@
+//! The KDF executable rooted in a TPM 2.0. What it does is in the library.
+#![forbid(unsafe_code)]
+
+use std::alloc::System;
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use kdf_tpm::KdfTpm;
+use zeroizing_alloc::ZeroAlloc;
+
+/// Wipes on free and on a realloc that moves, so that no copy of a secret outlives its use.
+#[global_allocator]
+static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
+
+fn main() -> ExitCode {
+    // libtss2 writes to stderr, in its own words, what is told in ours. Without it only the noise is back.
+    let _ = kdf_api::hardening::set_variable("TSS2_LOG", "all+none");
+    kdf_api::plugin::run(KdfTpm::telling(tell))
+}
+
+/// What an operator should know at enrolment goes to stderr, which the protocol leaves for people.
+fn tell(notice: &str) {
+    // Nobody is left to tell if stderr is gone.
+    let _ = writeln!(std::io::stderr(), "kdf-tpm: {notice}");
+}

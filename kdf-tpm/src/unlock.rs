@@ -1,0 +1,148 @@
+//! One use of an enrolment: from its record to what the TPM gives, in as few commands as there can be.
+//!
+//! ```text
+//! ReadPublic  Load  StartAuthSession  PolicyPCR  HMAC or Unseal  FlushContext
+//! ```
+//!
+//! The session ends with the last command. A signed policy adds `LoadExternal`, `VerifySignature`, `FlushContext`, PolicyPCR and
+//! PolicyAuthorize; a PIN PolicyAuthValue; a revocable secret `NV_ReadPublic`, `NV_Read` and its policy.
+
+use kdf_api::{Context, Error, Key, Result, Secret};
+
+use crate::derivation;
+use crate::enrolment::Enrolment;
+use crate::errors::{Failure, Response};
+use crate::key::Mode;
+use crate::nv;
+use crate::parent::Parent;
+use crate::pin::{self, Stretched};
+use crate::policy::Policy;
+use crate::session::{Encrypts, Salted, Then};
+use crate::signed_policy::Approved;
+use crate::tpm::Tpm;
+use tss_esapi::constants::CommandCode;
+use tss_esapi::interface_types::session_handles::AuthSession;
+
+/// How often a policy is put to the TPM anew because a PCR changed meanwhile.
+const TRIES: usize = 8;
+
+/// The key of a context. The PIN was stretched before, so that the TPM is not kept waiting.
+pub(crate) fn derive(
+    tpm: &mut Tpm,
+    enrolment: &Enrolment,
+    pin: Option<&Stretched>,
+    signatures: Option<&str>,
+    context: &Context,
+) -> Result<Key> {
+    // Before the TPM is asked for anything: an altered enrolment costs no try of a PIN.
+    let object = enrolment.object.read(&enrolment.shape()?)?;
+    let parent = Parent::pinned(tpm, enrolment.parent)?;
+    let approved = enrolment
+        .policy_key
+        .as_ref()
+        .map(|key| Approved::find(tpm, key, signatures))
+        .transpose()?;
+    let key = tpm.load(parent.handle(), object).map_err(not_loaded)?;
+    if let Some(pin) = pin {
+        tpm.set_auth(key.into(), &pin.auth)?;
+    }
+    let session = Salted::policy(tpm, &parent)?;
+
+    // The NV index before the PIN: what was retired costs no try.
+    let from_nv = match enrolment.nv {
+        None => None,
+        Some(index) => {
+            let index = nv::find(tpm, index)?;
+            let policy = Policy {
+                pin: false,
+                command: CommandCode::NvRead,
+                ..enrolment.policy()
+            };
+            let read = Guarded {
+                policy,
+                approved: approved.as_ref(),
+                encrypts: Encrypts::Response,
+                then: Then::Stays,
+            };
+            Some(read.run(tpm, &session, |tpm, used| tpm.nv_read(used, index))?)
+        }
+    };
+
+    let input = derivation::hmac_input(context);
+    let used = Guarded {
+        policy: enrolment.policy(),
+        approved: approved.as_ref(),
+        encrypts: match enrolment.mode {
+            Mode::Hmac => Encrypts::Both,
+            Mode::Sealed => Encrypts::Response,
+        },
+        then: Then::Goes,
+    };
+    let from_tpm = used.run(tpm, &session, |tpm, used| match enrolment.mode {
+        Mode::Hmac => tpm.hmac(used, key, &input),
+        Mode::Sealed => tpm.unseal(used, key),
+    })?;
+    session.gone(tpm);
+    Ok(derivation::key(
+        enrolment.mode,
+        &from_tpm,
+        pin.map(|pin| &pin.part),
+        from_nv.as_ref(),
+        &enrolment.salt,
+        context,
+    ))
+}
+
+/// A command that a policy guards.
+struct Guarded<'a> {
+    policy: Policy<'a>,
+    approved: Option<&'a Approved>,
+    encrypts: Encrypts,
+    then: Then,
+}
+
+impl Guarded<'_> {
+    /// Satisfies the policy and gives the command. A PCR that changed in between makes the TPM ask for the policy again: that
+    /// is done, as it counts for nothing.
+    fn run(
+        &self,
+        tpm: &mut Tpm,
+        session: &Salted,
+        command: impl Fn(&mut Tpm, AuthSession) -> std::result::Result<Secret, Failure>,
+    ) -> Result<Secret> {
+        for _ in 1..TRIES {
+            self.policy.satisfy(tpm, session, self.approved)?;
+            let used = session.with(tpm, self.encrypts, self.then)?;
+            match command(tpm, used) {
+                Ok(output) => return Ok(output),
+                Err(failure) if failure.is(Response::PCR_CHANGED) => {
+                    tpm.policy_restart(session.as_policy()?)?;
+                }
+                Err(failure) if failure.is(Response::POLICY_FAILED) => return Err(policy_failed()),
+                Err(failure) => return Err(pin::refused(tpm, failure)),
+            }
+        }
+        self.policy.satisfy(tpm, session, self.approved)?;
+        let used = session.with(tpm, self.encrypts, self.then)?;
+        command(tpm, used).map_err(|failure| pin::refused(tpm, failure))
+    }
+}
+
+fn policy_failed() -> Error {
+    Error::new(
+        kdf_api::Code::PolicyChanged,
+        "the TPM says that the policy of the enrolment does not hold",
+    )
+}
+
+/// The parent is the enrolled one, so it is not another TPM's.
+fn not_loaded(failure: Failure) -> Error {
+    if failure.is(Response::INTEGRITY) {
+        return Error::new(
+            kdf_api::Code::Tampered,
+            "the enrolment was altered: this TPM made the parent of its key object, and does not know the object",
+        )
+        .hint("bring the enrolment back from a backup, or open with another slot and enrol anew");
+    }
+    failure.into()
+}

@@ -1,0 +1,195 @@
+//! Stands between a client and its TPM: records what they say, counts it, and changes it where a test wants that.
+
+use std::io::{self, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// A command and its answer.
+#[derive(Clone, Debug)]
+pub struct Exchange {
+    pub command: Vec<u8>,
+    pub answer: Vec<u8>,
+}
+
+impl Exchange {
+    /// The command's code.
+    pub fn code(&self) -> u32 {
+        u32::from_be_bytes(self.command[6..10].try_into().unwrap())
+    }
+
+    pub fn succeeded(&self) -> bool {
+        self.answer.get(6..10) == Some(&[0; 4][..])
+    }
+}
+
+/// What to answer to a command, given the way to the TPM; nothing hangs up.
+pub type Meddler = Box<dyn FnMut(&[u8], &mut dyn FnMut(&[u8]) -> Vec<u8>) -> Option<Vec<u8>> + Send>;
+
+struct Shared {
+    upstream: u16,
+    /// One connection for all: swtpm takes one at a time, and one that waits is soon one that is turned away.
+    tpm: Mutex<Option<TcpStream>>,
+    exchanges: Mutex<Vec<Exchange>>,
+    meddler: Mutex<Option<Meddler>>,
+}
+
+impl Shared {
+    fn ask(&self, command: &[u8]) -> Vec<u8> {
+        let mut tpm = self.tpm.lock().unwrap();
+        if tpm.is_none() {
+            *tpm = connect(self.upstream).ok();
+        }
+        let said = tpm
+            .as_mut()
+            .ok_or_else(|| io::ErrorKind::NotConnected.into())
+            .and_then(|tpm| {
+                tpm.set_nodelay(true)?;
+                ask(tpm, command)
+            });
+        if said.is_err() {
+            *tpm = None;
+        }
+        said.unwrap_or_default()
+    }
+}
+
+pub struct Recorder {
+    port: u16,
+    shared: Arc<Shared>,
+}
+
+impl Recorder {
+    /// A recorder before the TPM at a port; its control channel is relayed as it is.
+    pub fn new(upstream: u16) -> Self {
+        let (data, control) = loop {
+            let data = TcpListener::bind("127.0.0.1:0").unwrap();
+            let next = data.local_addr().unwrap().port().checked_add(1);
+            if let Some(Ok(control)) = next.map(|port| TcpListener::bind(("127.0.0.1", port))) {
+                break (data, control);
+            }
+        };
+        let port = data.local_addr().unwrap().port();
+        let shared = Arc::new(Shared {
+            upstream,
+            tpm: Mutex::default(),
+            exchanges: Mutex::default(),
+            meddler: Mutex::default(),
+        });
+        let for_data = Arc::clone(&shared);
+        // These threads end with the test.
+        std::thread::spawn(move || {
+            for client in data.incoming().flatten() {
+                let shared = Arc::clone(&for_data);
+                std::thread::spawn(move || serve(client, &shared));
+            }
+        });
+        std::thread::spawn(move || {
+            for client in control.incoming().flatten() {
+                std::thread::spawn(move || relay(client, upstream + 1));
+            }
+        });
+        Self { port, shared }
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub fn take(&self) -> Vec<Exchange> {
+        std::mem::take(&mut self.shared.exchanges.lock().unwrap())
+    }
+
+    pub fn meddle(
+        &self,
+        meddler: impl FnMut(&[u8], &mut dyn FnMut(&[u8]) -> Vec<u8>) -> Option<Vec<u8>> + Send + 'static,
+    ) {
+        *self.shared.meddler.lock().unwrap() = Some(Box::new(meddler));
+    }
+
+    /// A command that is not recorded; gives the answer.
+    pub fn ask(&self, command: &[u8]) -> Vec<u8> {
+        self.shared.ask(command)
+    }
+
+    /// The TPM lost its power.
+    pub fn hang_up(&self) {
+        *self.shared.tpm.lock().unwrap() = None;
+    }
+
+    pub fn leave_alone(&self) {
+        *self.shared.meddler.lock().unwrap() = None;
+    }
+}
+
+fn serve(mut client: TcpStream, shared: &Shared) {
+    let _ = client.set_nodelay(true);
+    while let Ok(command) = message(&mut client) {
+        let mut forward = |command: &[u8]| shared.ask(command);
+        let answer = match &mut *shared.meddler.lock().unwrap() {
+            Some(meddler) => meddler(&command, &mut forward),
+            None => Some(forward(&command)),
+        };
+        let Some(answer) = answer.filter(|answer| !answer.is_empty()) else {
+            return;
+        };
+        shared.exchanges.lock().unwrap().push(Exchange {
+            command,
+            answer: answer.clone(),
+        });
+        if client.write_all(&answer).is_err() {
+            return;
+        }
+    }
+}
+
+/// Connects to swtpm. It queues one connection at most, and the kernel would try one that was turned away again after a
+/// second, then two, then four: so we do, sooner.
+fn connect(port: u16) -> io::Result<TcpStream> {
+    let address = (std::net::Ipv4Addr::LOCALHOST, port).into();
+    let mut tried = 0;
+    loop {
+        match TcpStream::connect_timeout(&address, Duration::from_millis(50)) {
+            Err(error) if error.kind() == io::ErrorKind::TimedOut && tried < 100 => tried += 1,
+            outcome => return outcome,
+        }
+    }
+}
+
+fn ask(tpm: &mut TcpStream, command: &[u8]) -> io::Result<Vec<u8>> {
+    tpm.write_all(command)?;
+    message(tpm)
+}
+
+/// A command or answer: tag, length of all, and the rest.
+fn message(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; 6];
+    stream.read_exact(&mut bytes)?;
+    let length = u32::from_be_bytes(bytes[2..6].try_into().unwrap()) as usize;
+    if !(10..=8192).contains(&length) {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    bytes.resize(length, 0);
+    stream.read_exact(&mut bytes[6..])?;
+    Ok(bytes)
+}
+
+/// One command to a TPM and its answer.
+pub fn exchange(port: u16, command: &[u8]) -> io::Result<Vec<u8>> {
+    let mut tpm = connect(port)?;
+    ask(&mut tpm, command)
+}
+
+fn relay(client: TcpStream, upstream: u16) {
+    let Ok(tpm) = connect(upstream) else {
+        return;
+    };
+    let (mut from_client, mut to_tpm) = (client.try_clone().unwrap(), tpm.try_clone().unwrap());
+    let (mut from_tpm, mut to_client) = (tpm, client);
+    std::thread::spawn(move || {
+        let _ = io::copy(&mut from_client, &mut to_tpm);
+        let _ = to_tpm.shutdown(std::net::Shutdown::Both);
+    });
+    let _ = io::copy(&mut from_tpm, &mut to_client);
+    let _ = to_client.shutdown(std::net::Shutdown::Both);
+}
