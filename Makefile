@@ -18,7 +18,7 @@ BIN := $(DESTDIR)$(PREFIX)/bin
 LIBEXEC := $(DESTDIR)$(PREFIX)/libexec/unsealer
 SHARE := $(DESTDIR)$(PREFIX)/share
 
-.PHONY: help demo test lint bench soak docs build setup install uninstall clean
+.PHONY: help demo test lint bench soak docs build setup setup-build install uninstall clean
 
 help:
 	@echo "make demo      the main job, step by step, on a real OpenBao"
