@@ -40,7 +40,7 @@ const TABLE: &[Row] = &[
         "absent",
         |machine, _| {
             machine.cut();
-            let tcti = format!("swtpm:host=127.0.0.1,port={}", machine.port());
+            let tcti = machine.direct_tcti();
             machine.settings.set("tcti", tcti);
         },
         Code::Unavailable,

@@ -25,6 +25,7 @@ pub mod process;
 mod procfs;
 pub mod site;
 pub mod snapshot;
+pub mod swtpm;
 pub mod traced;
 pub mod two_slots;
 pub mod wait;

@@ -20,23 +20,36 @@ pub struct Port {
 impl Port {
     /// Reserves a port that is free now.
     pub fn reserve() -> Self {
+        Self::reserve_number(0).expect("a free port")
+    }
+
+    /// Reserves two ports in a row, for servers whose clients take the one to be next to the other.
+    pub fn reserve_pair() -> (Self, Self) {
+        loop {
+            let first = Self::reserve();
+            let next = first.number.checked_add(1).map(Self::reserve_number);
+            if let Some(Ok(second)) = next {
+                return (first, second);
+            }
+        }
+    }
+
+    /// Reserves the port with this number, or for 0 any.
+    fn reserve_number(number: u16) -> rustix::io::Result<Self> {
         let socket = socket_with(
             AddressFamily::INET,
             SocketType::STREAM,
             SocketFlags::CLOEXEC,
             None,
-        )
-        .expect("a TCP socket");
-        sockopt::set_socket_reuseaddr(&socket, true).expect("SO_REUSEADDR");
-        bind(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-        let address: SocketAddrV4 = getsockname(&socket)
-            .expect("a bound address")
-            .try_into()
-            .expect("an IPv4 address");
-        Self {
+        )?;
+        // Before SO_REUSEADDR: with it we would be let in beside somebody else's reservation.
+        bind(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, number))?;
+        sockopt::set_socket_reuseaddr(&socket, true)?;
+        let address: SocketAddrV4 = getsockname(&socket)?.try_into()?;
+        Ok(Self {
             number: address.port(),
             _reservation: socket,
-        }
+        })
     }
 
     /// Its number.
@@ -69,6 +82,17 @@ mod tests {
                 .iter()
                 .all(|other| !numbers.contains(&other.local_addr().unwrap().port()))
         );
+    }
+
+    #[test]
+    fn pairs_are_in_a_row_and_nobody_gets_half_of_one() {
+        let pairs: Vec<(Port, Port)> = (0..200).map(|_| Port::reserve_pair()).collect();
+        let mut numbers = HashSet::new();
+        for (first, second) in &pairs {
+            assert_eq!(first.number() + 1, second.number());
+            assert!(numbers.insert(first.number()) && numbers.insert(second.number()));
+            TcpListener::bind((Ipv4Addr::LOCALHOST, second.number())).unwrap();
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! A machine with a TPM of its own: a swtpm on ephemeral ports behind a recorder, with reboots and power cuts.
+//! A machine with a TPM of its own, and the backend used on it.
 #![allow(
     dead_code,
     unreachable_pub,
@@ -11,179 +11,56 @@
     reason = "a test fails by panicking, and no test needs all of this"
 )]
 
-pub mod bus;
-pub mod recorder;
-pub mod signing;
-
-use std::net::{TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::ops::{Deref, DerefMut};
 
 use kdf_api::{
     Code, Context, Credentials, Device, EnrollRequest, Error, Health, InProcess, Key, Place, Result, Retire,
     Secret, Use, Values, id,
 };
 use kdf_tpm::KdfTpm;
-use recorder::{Exchange, Recorder};
 use serde_json::Value;
-use tempfile::TempDir;
+pub use unsealer_tests::swtpm::{Swtpm, bus, hex, recorder, response_code, signing, unhex};
 use uuid::Uuid;
 
 pub const CONTEXT: &str = "test/v1 use=a";
 pub const PIN: &[u8] = b"correct horse";
 
-/// A machine.
+/// A machine: its TPM, and what an operator configured there.
 pub struct Machine {
-    state: TempDir,
-    swtpm: Option<Child>,
-    port: u16,
-    recorder: Recorder,
+    tpm: Swtpm,
     pub settings: Values,
     pub credentials: Credentials,
+}
+
+impl Deref for Machine {
+    type Target = Swtpm;
+
+    fn deref(&self) -> &Swtpm {
+        &self.tpm
+    }
+}
+
+impl DerefMut for Machine {
+    fn deref_mut(&mut self) -> &mut Swtpm {
+        &mut self.tpm
+    }
 }
 
 impl Machine {
     /// A new machine with a TPM that nobody has used.
     pub fn new() -> Self {
-        let state = TempDir::new().unwrap();
-        let port = free_pair();
-        let recorder = Recorder::new(port);
-        let tcti = format!("swtpm:host=127.0.0.1,port={}", recorder.port());
-        let mut machine = Self {
-            state,
-            swtpm: None,
-            port,
-            recorder,
-            settings: Values::from_iter([("tcti", tcti.as_str()), ("allow-simulator", "true")]),
+        let tpm = Swtpm::new();
+        let settings = Values::from_iter([("tcti", tpm.tcti().as_str()), ("allow-simulator", "true")]);
+        Self {
+            tpm,
+            settings,
             credentials: Credentials::new(),
-        };
-        machine.start();
-        machine
+        }
     }
 
     pub fn with_pin(mut self) -> Self {
         self.credentials.set("pin", Secret::copy_of(PIN));
         self
-    }
-
-    /// Powers it on: the firmware sends `TPM2_Startup(CLEAR)`.
-    pub fn start(&mut self) {
-        let child = Command::new("swtpm")
-            .args([
-                "socket",
-                "--tpm2",
-                "--flags",
-                "not-need-init,startup-clear",
-                "--tpmstate",
-            ])
-            .arg(format!("dir={}", self.state.path().display()))
-            .arg("--server")
-            .arg(format!("type=tcp,port={}", self.port))
-            .arg("--ctrl")
-            .arg(format!("type=tcp,port={}", self.port + 1))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("swtpm does not start: apt install swtpm");
-        self.swtpm = Some(child);
-        let patience = Instant::now() + Duration::from_secs(20);
-        // The control channel opens after the other.
-        while TcpStream::connect(("127.0.0.1", self.port + 1)).is_err() {
-            let ended = self.swtpm.as_mut().unwrap().try_wait().unwrap();
-            assert!(ended.is_none(), "swtpm ended: {ended:?}");
-            assert!(Instant::now() < patience, "swtpm does not answer");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-
-    /// Pulls the plug.
-    pub fn cut(&mut self) {
-        let mut child = self.swtpm.take().expect("it is on");
-        child.kill().unwrap();
-        child.wait().unwrap();
-        self.recorder.hang_up();
-    }
-
-    pub fn power_cut(&mut self) {
-        self.cut();
-        self.start();
-    }
-
-    /// Shuts it down in order and starts it again.
-    pub fn reboot(&mut self) {
-        assert_eq!(response_code(&self.raw("80010000000c000001450000")), 0);
-        self.power_cut();
-    }
-
-    /// A command in hex, past the recorder; gives the answer.
-    pub fn raw(&self, command: &str) -> Vec<u8> {
-        self.recorder.ask(&unhex(command))
-    }
-
-    /// Extends a register of the SHA-256 bank.
-    pub fn extend(&self, register: u8, what: [u8; 32]) {
-        let answer = self.raw(&format!(
-            "80020000004100000182{register:08x}00000009400000090000000000{:08x}000b{}",
-            1,
-            hex(&what)
-        ));
-        assert_eq!(response_code(&answer), 0, "PCR_Extend");
-    }
-
-    /// Handles of a kind, by the first byte: 0x80 transient, 0x81 persistent, 0x02 loaded sessions, 0x01 NV.
-    pub fn handles(&self, kind: u8) -> Vec<u32> {
-        let answer = self.raw(&format!("8001000000160000017a00000001{kind:02x}000000{:08x}", 64));
-        assert_eq!(response_code(&answer), 0, "GetCapability");
-        answer[19..]
-            .chunks(4)
-            .map(|handle| u32::from_be_bytes(handle.try_into().unwrap()))
-            .collect()
-    }
-
-    /// A property of the TPM.
-    pub fn property(&self, tag: u32) -> u32 {
-        let answer = self.raw(&format!("8001000000160000017a00000006{tag:08x}00000001"));
-        assert_eq!(u32::from_be_bytes(answer[19..23].try_into().unwrap()), tag);
-        u32::from_be_bytes(answer[23..27].try_into().unwrap())
-    }
-
-    /// Nothing of ours is left on the TPM but what is meant to stay.
-    pub fn assert_clean(&self) {
-        assert_eq!(self.handles(0x80), Vec::<u32>::new(), "objects");
-        assert_eq!(self.handles(0x02), Vec::<u32>::new(), "sessions");
-    }
-
-    /// A tool of tpm2-tools.
-    pub fn tool(&self, arguments: &[&str]) -> String {
-        let output = Command::new(arguments[0])
-            .args(&arguments[1..])
-            .env(
-                "TPM2TOOLS_TCTI",
-                format!("swtpm:host=127.0.0.1,port={}", self.recorder.port()),
-            )
-            .output()
-            .expect("tpm2-tools are missing: apt install tpm2-tools");
-        assert!(
-            output.status.success(),
-            "{arguments:?}: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    /// The port of the TPM itself, which takes one connection at a time.
-    pub fn port(&self) -> u16 {
-        self.port
-    }
-
-    pub fn recorder(&self) -> &Recorder {
-        &self.recorder
-    }
-
-    /// What was said since the last time.
-    pub fn recorded(&self) -> Vec<Exchange> {
-        self.recorder.take()
     }
 
     pub fn place(&self) -> Place<'_> {
@@ -239,38 +116,6 @@ impl Machine {
     }
 }
 
-impl Drop for Machine {
-    fn drop(&mut self) {
-        if let Some(mut child) = self.swtpm.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
 pub fn device() -> InProcess<KdfTpm> {
     InProcess::new(KdfTpm::new())
-}
-
-/// Two free ports in a row: swtpm's clients take the control channel to be at the next one.
-fn free_pair() -> u16 {
-    loop {
-        let first = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = first.local_addr().unwrap().port();
-        if port < u16::MAX && TcpListener::bind(("127.0.0.1", port + 1)).is_ok() {
-            return port;
-        }
-    }
-}
-
-pub fn response_code(answer: &[u8]) -> u32 {
-    u32::from_be_bytes(answer[6..10].try_into().unwrap())
-}
-
-pub fn unhex(text: &str) -> Vec<u8> {
-    base16ct::mixed::decode_vec(text).unwrap()
-}
-
-pub fn hex(bytes: &[u8]) -> String {
-    base16ct::lower::encode_string(bytes)
 }

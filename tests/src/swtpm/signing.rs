@@ -10,12 +10,21 @@ use tempfile::TempDir;
 
 use super::hex;
 
+/// A key and the folder where its files are.
 pub struct Signer {
     folder: TempDir,
+    /// The public key, as PEM text.
     pub public: String,
 }
 
+impl Default for Signer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Signer {
+    /// A new key.
     pub fn new() -> Self {
         let folder = TempDir::new().unwrap();
         let private = folder.path().join("private.pem");
@@ -83,6 +92,7 @@ impl Signer {
         path
     }
 
+    /// Where its files are.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }

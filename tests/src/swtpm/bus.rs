@@ -19,8 +19,9 @@ pub struct Heard {
     pub clear: Vec<Vec<u8>>,
     /// What came out of decrypting first parameters with an empty key.
     pub decrypted: Vec<Vec<u8>>,
-    /// Sessions started, and how many of them with a salt.
+    /// Sessions started.
     pub sessions: usize,
+    /// How many of them had a salt.
     pub salted: usize,
 }
 

@@ -1,14 +1,18 @@
 //! Stands between a client and its TPM: records what they say, counts it, and changes it where a test wants that.
 
 use std::io::{self, Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+
+use crate::ports::Port;
 
 /// A command and its answer.
 #[derive(Clone, Debug)]
 pub struct Exchange {
+    /// What the client sent.
     pub command: Vec<u8>,
+    /// What it got.
     pub answer: Vec<u8>,
 }
 
@@ -18,6 +22,7 @@ impl Exchange {
         u32::from_be_bytes(self.command[6..10].try_into().unwrap())
     }
 
+    /// Whether the TPM did it.
     pub fn succeeded(&self) -> bool {
         self.answer.get(6..10) == Some(&[0; 4][..])
     }
@@ -54,22 +59,18 @@ impl Shared {
     }
 }
 
+/// A way to the TPM that keeps what goes over it.
 pub struct Recorder {
-    port: u16,
+    ports: (Port, Port),
     shared: Arc<Shared>,
 }
 
 impl Recorder {
     /// A recorder before the TPM at a port; its control channel is relayed as it is.
     pub fn new(upstream: u16) -> Self {
-        let (data, control) = loop {
-            let data = TcpListener::bind("127.0.0.1:0").unwrap();
-            let next = data.local_addr().unwrap().port().checked_add(1);
-            if let Some(Ok(control)) = next.map(|port| TcpListener::bind(("127.0.0.1", port))) {
-                break (data, control);
-            }
-        };
-        let port = data.local_addr().unwrap().port();
+        let ports = Port::reserve_pair();
+        let listen = |port: &Port| TcpListener::bind((Ipv4Addr::LOCALHOST, port.number())).unwrap();
+        let (data, control) = (listen(&ports.0), listen(&ports.1));
         let shared = Arc::new(Shared {
             upstream,
             tpm: Mutex::default(),
@@ -89,17 +90,20 @@ impl Recorder {
                 std::thread::spawn(move || relay(client, upstream + 1));
             }
         });
-        Self { port, shared }
+        Self { ports, shared }
     }
 
+    /// Where clients find the TPM.
     pub fn port(&self) -> u16 {
-        self.port
+        self.ports.0.number()
     }
 
+    /// What was said since the last time.
     pub fn take(&self) -> Vec<Exchange> {
         std::mem::take(&mut self.shared.exchanges.lock().unwrap())
     }
 
+    /// From now on this decides what is answered.
     pub fn meddle(
         &self,
         meddler: impl FnMut(&[u8], &mut dyn FnMut(&[u8]) -> Vec<u8>) -> Option<Vec<u8>> + Send + 'static,
@@ -117,6 +121,7 @@ impl Recorder {
         *self.shared.tpm.lock().unwrap() = None;
     }
 
+    /// From now on the TPM answers for itself.
     pub fn leave_alone(&self) {
         *self.shared.meddler.lock().unwrap() = None;
     }
@@ -145,8 +150,8 @@ fn serve(mut client: TcpStream, shared: &Shared) {
 
 /// Connects to swtpm. It queues one connection at most, and the kernel would try one that was turned away again after a
 /// second, then two, then four: so we do, sooner.
-fn connect(port: u16) -> io::Result<TcpStream> {
-    let address = (std::net::Ipv4Addr::LOCALHOST, port).into();
+pub(super) fn connect(port: u16) -> io::Result<TcpStream> {
+    let address = (Ipv4Addr::LOCALHOST, port).into();
     let mut tried = 0;
     loop {
         match TcpStream::connect_timeout(&address, Duration::from_millis(50)) {
