@@ -1,6 +1,7 @@
 //! A machine with a TPM of its own, and the backend used on it.
 #![allow(
     dead_code,
+    unused_imports,
     unreachable_pub,
     missing_docs,
     clippy::unwrap_used,
