@@ -12,8 +12,10 @@ DENY := .cache/tools/bin/cargo-deny
 # What the build needs, and what the tests need beside it.
 BUILD_PACKAGES := gcc libc6-dev libtss2-dev pkg-config
 TEST_PACKAGES := openssl python3 python3-argon2 python3-cryptography python3-pip swtpm tpm2-tools util-linux
+# What the benchmark compares with.
+BENCH_PACKAGES := clevis clevis-tpm2 systemd
 
-PROGRAMS := kdf-file kdf-software
+PROGRAMS := kdf-file kdf-software kdf-tpm
 BIN := $(DESTDIR)$(PREFIX)/bin
 LIBEXEC := $(DESTDIR)$(PREFIX)/libexec/unsealer
 SHARE := $(DESTDIR)$(PREFIX)/share
@@ -44,7 +46,7 @@ build: setup-build
 	@umask 022 && $(CARGO) build --locked --workspace --bins --examples
 
 demo: setup
-	@umask 022 && $(CARGO) build --locked -p unsealer -p kdf-file -p kdf-software
+	@umask 022 && $(CARGO) build --locked -p unsealer $(addprefix -p ,$(PROGRAMS))
 	@scripts/demo
 
 # libtss2 writes to stderr, in its own words, what the tests of kdf-tpm provoke.
@@ -67,8 +69,9 @@ lint: setup-build $(DENY)
 		$(DENY) --offline check licenses bans sources
 
 bench: setup
-	@umask 022 && $(CARGO) build --locked --release -p unsealer -p kdf-file -p kdf-software -p unsealer-tests \
-		--bin unsealer --bin kdf-file --bin kdf-software --bin empty --bin bench
+	@scripts/setup-debian $(BENCH_PACKAGES)
+	@umask 022 && $(CARGO) build --locked --release -p unsealer $(addprefix -p ,$(PROGRAMS)) -p unsealer-tests \
+		--bin unsealer $(addprefix --bin ,$(PROGRAMS)) --bin empty --bin minimal-tpm --bin bench
 	@target/release/bench
 
 SOAK_ROUNDS ?= 5
@@ -83,7 +86,7 @@ docs: setup-build
 	@echo "target/doc/kdf_api/index.html"
 
 install: setup-build
-	@umask 022 && $(CARGO) build --locked --release -p unsealer -p kdf-file -p kdf-software
+	@umask 022 && $(CARGO) build --locked --release -p unsealer $(addprefix -p ,$(PROGRAMS))
 	@umask 022 && install -d $(BIN) $(LIBEXEC) $(SHARE)/doc/unsealer/docs $(SHARE)/bash-completion/completions \
 		$(SHARE)/zsh/site-functions $(SHARE)/fish/vendor_completions.d
 	install -m 755 target/release/unsealer $(BIN)/unsealer

@@ -1,8 +1,10 @@
 #!/usr/bin/python3
-"""Makes the project's own test vectors in docs/vectors, from the texts of docs/wrapped-secret.md and docs/keyring.md alone.
+"""Makes the project's own test vectors in docs/vectors, from the texts of docs/wrapped-secret.md, docs/keyring.md and
+docs/tpm.md alone.
 
 It shares no code with the project: HKDF and AES-256-GCM are OpenSSL's (python3-cryptography), Argon2id is the reference
-implementation's (python3-argon2). All inputs are fixed, so the same files come out every time.
+implementation's (python3-argon2), and what a TPM would give is made up. All inputs are fixed, so the same files come out
+every time.
 
     make_vectors.py            writes the files
     make_vectors.py --check    says whether the files are what it would write
@@ -11,6 +13,7 @@ implementation's (python3-argon2). All inputs are fixed, so the same files come 
 import base64
 import hashlib
 import hmac
+import itertools
 import json
 import pathlib
 import struct
@@ -39,6 +42,17 @@ def b64(data):
 
 def compact(value):
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+
+
+def sha256(*parts):
+    return hashlib.sha256(b"".join(parts)).digest()
+
+
+def argon2id(password, salt, cost, length):
+    return hash_secret_raw(
+        password, salt, time_cost=cost["t"], memory_cost=cost["m_kib"], parallelism=cost["p"], hash_len=length,
+        type=Type.ID, version=0x13,
+    )
 
 
 def hkdf(ikm, salt, info, length=32):
@@ -166,10 +180,7 @@ def kdf_software():
     values = [(kind, value) for kind, _, value in components]
     secret, salt, subset_salt = run(0x60), run(0xA0), run(0xE0)
     cost = {"m_kib": 19456, "t": 2, "p": 1}
-    stretched = hash_secret_raw(
-        encoded(values), subset_salt, time_cost=cost["t"], memory_cost=cost["m_kib"], parallelism=cost["p"],
-        hash_len=32, type=Type.ID, version=0x13,
-    )
+    stretched = argon2id(encoded(values), subset_salt, cost, 32)
     n = len(kinds)
     listed = bytes([n, n]) + b"".join(struct.pack(">B", len(kind)) + kind.encode() for kind in kinds)
     contexts = ["example/v1", slot_context("machine")]
@@ -227,6 +238,22 @@ def keyring_key(use):
     return hkdf(DATA_KEY, b"", f"unsealer-keyring/v1 {use} keyring={KEYRING} epoch=1\n".encode())
 
 
+def payload_context(generation):
+    return f"unsealer/v1 keyring={KEYRING} epoch=1 generation={generation} part=payload"
+
+
+def keyring_file(generation, slots, public, payload):
+    """The two lines, and the MAC in the second."""
+    sealed = wrap(keyring_key("payload"), payload_context(generation), compact(payload).encode(), run(0x61), run(0x71, 12))
+    line = compact({
+        "format": "unsealer-keyring", "v": 1, "id": KEYRING, "generation": generation, "epoch": 1, "policy": "any",
+        "slots": slots, "recovery": None, "commitment": b64(keyring_key("commitment")), "public": public, "sealed": sealed,
+    })
+    mac = hmac.new(keyring_key("mac"), line.encode(), hashlib.sha256).hexdigest()
+    seal = compact({"sha256": hashlib.sha256(line.encode()).hexdigest(), "mac": mac})
+    return f"{line}\n{seal}\n", mac
+
+
 def keyring():
     """A whole keyring, with a slot of each kind: kdf-file's vectors, docs/examples/vendor-keeper.py, an IKM hook."""
     keeper_key, kept_secret, keeper_nonce = run(0xB0), run(0xD0), run(0x70, 12)
@@ -256,26 +283,17 @@ def keyring():
                        "secret_id": "example-secret-id", "accessor": "example-accessor"},
         "pending": None,
     }
-    payload_context = f"unsealer/v1 keyring={KEYRING} epoch=1 generation=3 part=payload"
-    body = {
-        "format": "unsealer-keyring", "v": 1, "id": KEYRING, "generation": 3, "epoch": 1, "policy": "any",
-        "slots": slots, "recovery": None, "commitment": b64(keyring_key("commitment")),
-        "public": {"shares": 5, "threshold": 3, "cluster_id": "5d9b1c64-93a3-4c2b-a1b7-4f7f3c4f0a55",
-                   "cluster_name": "example"},
-        "sealed": wrap(keyring_key("payload"), payload_context, compact(payload).encode(), run(0x61), run(0x71, 12)),
-    }
-    line = compact(body)
-    mac = hmac.new(keyring_key("mac"), line.encode(), hashlib.sha256).hexdigest()
-    seal = compact({"sha256": hashlib.sha256(line.encode()).hexdigest(), "mac": mac})
+    public = {"shares": 5, "threshold": 3, "cluster_id": "5d9b1c64-93a3-4c2b-a1b7-4f7f3c4f0a55", "cluster_name": "example"}
+    file, mac = keyring_file(3, slots, public, payload)
     return {
         "about": "a whole keyring, version 1, with what opens each of its slots",
-        "file": f"{line}\n{seal}\n",
+        "file": file,
         "data_key": DATA_KEY.hex(),
         "payload_key": keyring_key("payload").hex(),
         "mac_key": keyring_key("mac").hex(),
         "commitment": keyring_key("commitment").hex(),
         "mac": mac,
-        "payload_context": payload_context,
+        "payload_context": payload_context(3),
         "payload": payload,
         "slots": [
             {"name": "file", "context": slot_context("file"), "ikm": ikms["file"].hex(), "key_file": key_file()},
@@ -285,9 +303,166 @@ def keyring():
     }
 
 
+# --- kdf-tpm
+
+TPM_ID = "6f2b1c0e-8a55-4d0b-9c3e-2f7a1b9d4e60"
+TPM_SALT, TPM_T, TPM_N, TPM_PIN = run(0x40), run(0x60), run(0xA0), b"correct horse battery staple"
+TPM_COST = {"m_kib": 8192, "t": 1, "p": 1}
+TPM_PCRS = {7: run(0x07), 11: run(0x11)}
+# TPM_CC: what a policy allows, and the policies themselves.
+HMAC, UNSEAL, NV_READ = 0x155, 0x15E, 0x14E
+# A modulus that nobody has the factors of: the key is only named.
+PKCS1 = bytes.fromhex("3082010a0282010100") + b"\xc5" + run(0x01, 255) + bytes.fromhex("0203010001")
+SPKI = bytes.fromhex("30820122300d06092a864886f70d01010105000382010f00") + PKCS1
+
+
+def stretched(pin, salt, cost):
+    """X, the authValue, P."""
+    x = argon2id(pin, salt, cost, 64)
+    auth = bytearray(hkdf(x, salt, b"kdf-tpm/v1 auth\n"))
+    auth[-1] |= 1
+    return x, bytes(auth), hkdf(x, salt, b"kdf-tpm/v1 pin\n")
+
+
+def tpm_key(mode, t, p, n, salt, context):
+    label = f"kdf-tpm/v1 mode={mode} pin={int(p is not None)} revocable={int(n is not None)}\n"
+    return hkdf(t + (p or b"") + (n or b""), salt, (label + context).encode())
+
+
+def policy_key_name():
+    """TPMT_PUBLIC: RSA, SHA-256, userWithAuth decrypt sign, no policy, symmetric and scheme null, 2048 bits, exponent 0."""
+    modulus = PKCS1[9:-5]
+    head = struct.pack(">HHIHHHHIH", 0x0001, 0x000B, 0x00060040, 0, 0x0010, 0x0010, 2048, 0, len(modulus))
+    return b"\x00\x0b" + sha256(head, modulus)
+
+
+def policy_digest(signed, pcrs, pin, command):
+    digest = bytes(32)
+    if signed:  # TPM2_PolicyAuthorize starts anew; policyRef is empty.
+        digest = sha256(sha256(bytes(32), struct.pack(">I", 0x16A), policy_key_name()))
+    if pcrs:  # TPM2_PolicyPCR
+        bits = sum(1 << register for register in TPM_PCRS).to_bytes(3, "little")
+        selection = struct.pack(">IHB", 1, 0x000B, 3) + bits
+        values = sha256(*(TPM_PCRS[register] for register in sorted(TPM_PCRS)))
+        digest = sha256(digest, struct.pack(">I", 0x17F), selection, values)
+    if pin:  # TPM2_PolicyAuthValue
+        digest = sha256(digest, struct.pack(">I", 0x16B))
+    if not (signed or pcrs or pin):  # TPM2_PolicyCommandCode
+        digest = sha256(digest, struct.pack(">II", 0x16C, command))
+    return digest
+
+
+def key_public(mode, pin, policy, unique):
+    """TPMT_PUBLIC of a key object."""
+    attributes = {"hmac": 0x000404B2, "sealed": 0x00000492}[mode] & ~(0x400 if pin else 0)
+    scheme = {"hmac": struct.pack(">HH", 0x0005, 0x000B), "sealed": struct.pack(">H", 0x0010)}[mode]
+    return struct.pack(">HHIH", 0x0008, 0x000B, attributes, 32) + policy + scheme + struct.pack(">H", 32) + unique
+
+
+def nv_handle(number):
+    return 0x01800000 + int.from_bytes(sha256(b"kdf-tpm/v1 nv\n", number.encode())[:4], "big") % 0x3FFFF8
+
+
+def nv_name(handle, policy):
+    """Of a written index (TPMS_NV_PUBLIC): OWNERWRITE POLICYREAD NO_DA WRITTEN, 32 bytes."""
+    return b"\x00\x0b" + sha256(struct.pack(">IHIH", handle, 0x000B, 0x22080002, 32), policy, struct.pack(">H", 32))
+
+
+def policy_key_pem():
+    text = b64(SPKI)
+    lines = [text[at:at + 64] for at in range(0, len(text), 64)]
+    return "\n".join(["-----BEGIN PUBLIC KEY-----", *lines, "-----END PUBLIC KEY-----", ""])
+
+
+# What the slots of the keyring ask, so that each combination of what goes into a key comes once.
+TPM_SLOTS = {
+    f"{mode}{'-pin' * pin}{'-revocable' * revocable}":
+        {"mode": mode, "pin": pin, "revocable": revocable, "signed": pin != revocable, "pcrs": bool(revocable)}
+    for mode, pin, revocable in itertools.product(["hmac", "sealed"], [0, 1], [0, 1])
+}
+
+
+def tpm_enrolment(number, mode, pin, revocable, signed, pcrs):
+    command = {"hmac": HMAC, "sealed": UNSEAL}[mode]
+    handle = nv_handle(number)
+    return {
+        "v": 1, "mode": mode, "salt": b64(TPM_SALT),
+        "parent": {"name": (b"\x00\x0b" + run(0xB0)).hex(), "template": "tcg-ecc-p256"},
+        "object": {
+            "public": b64(key_public(mode, pin, policy_digest(signed, pcrs, pin, command), run(0xD0))),
+            "private": b64(run(0x33, 126)),
+        },
+        "pcrs": {"bank": "sha256", "values": {str(r): value.hex() for r, value in TPM_PCRS.items()}} if pcrs else None,
+        "policy_key": policy_key_pem() if signed else None,
+        "pin": {"argon2": TPM_COST} if pin else None,
+        "nv": {"handle": handle, "name": nv_name(handle, policy_digest(signed, pcrs, False, NV_READ)).hex()}
+        if revocable else None,
+    }
+
+
+def kdf_tpm():
+    def pins():
+        for pin, cost in [(b"1234", {"m_kib": 19456, "t": 2, "p": 1}), (TPM_PIN, {"m_kib": 65536, "t": 3, "p": 4}),
+                          (b"\x00\xff", TPM_COST)]:
+            x, auth, p = stretched(pin, run(0x20), cost)
+            yield {"pin": pin.hex(), "salt": run(0x20).hex(), "argon2": cost, "x": x.hex(), "auth": auth.hex(), "p": p.hex()}
+
+    def keys():
+        p = run(0x80)
+        for mode, pin, revocable in itertools.product(["hmac", "sealed"], [0, 1], [0, 1]):
+            parts = {"t": TPM_T, "p": p if pin else None, "n": TPM_N if revocable else None}
+            key = tpm_key(mode, *parts.values(), TPM_SALT, slot_context("tpm"))
+            yield {"mode": mode, "context": slot_context("tpm"), "salt": TPM_SALT.hex(),
+                   **{name: part and part.hex() for name, part in parts.items()}, "key": key.hex()}
+
+    def digests():
+        commands = {"hmac": HMAC, "unseal": UNSEAL, "nv-read": NV_READ}
+        for signed, pcrs, pin in itertools.product([False, True], repeat=3):
+            for name, command in commands.items() if not (signed or pcrs or pin) else [("hmac", HMAC)]:
+                yield {"signed": signed, "pcrs": pcrs, "pin": pin, "command": name,
+                       "digest": policy_digest(signed, pcrs, pin, command).hex()}
+
+    contexts = ["example/v1 purpose=database", slot_context("tpm")]
+    ids = [TPM_ID, "00000000-0000-4000-8000-000000000000"]
+    return {
+        "about": "kdf-tpm, version 1: what can be fixed without a TPM, and a keyring whose slots open with what one would give",
+        "pins": list(pins()),
+        "hmac_inputs": [{"context": c, "input": sha256(b"kdf-tpm/v1 hmac\n", c.encode()).hex()} for c in contexts],
+        "keys": list(keys()),
+        "policies": {"pcrs": {str(r): value.hex() for r, value in TPM_PCRS.items()}, "digests": list(digests())},
+        "policy_key": {"pem": policy_key_pem(), "fingerprint": sha256(PKCS1).hex(), "name": policy_key_name().hex()},
+        "nv_handles": [{"id": number, "handle": nv_handle(number)} for number in ids],
+        "keyring": tpm_keyring(),
+    }
+
+
+def tpm_keyring():
+    """The file of a keyring with a slot for each combination, and what opens each."""
+    _, _, p = stretched(TPM_PIN, TPM_SALT, TPM_COST)
+    slots, opens = [], []
+    for i, (name, asks) in enumerate(TPM_SLOTS.items()):
+        context = slot_context(name)
+        key = tpm_key(asks["mode"], TPM_T, p if asks["pin"] else None, TPM_N if asks["revocable"] else None, TPM_SALT, context)
+        number = TPM_ID[:-1] + str(i)
+        slots.append({
+            "name": name, "kind": "derive", "program": {"name": "kdf-tpm", "version": "0.1.0"}, "enrolment_id": number,
+            "enrolment": tpm_enrolment(number, **asks),
+            "wrapped": wrap(key, context, DATA_KEY, run(0x21 + i), run(0x31 + i, 12)),
+        })
+        opens.append({
+            "name": name, "context": context, "t": TPM_T.hex(), "pin": TPM_PIN.hex() if asks["pin"] else None,
+            "n": TPM_N.hex() if asks["revocable"] else None, "ikm": key.hex(),
+        })
+    payload = {"v": 1, "active": {"shares": [b64(run(share, 33)) for share in (1, 2, 3)], "threshold": 2, "created": 1767225600},
+               "retired": [], "credential": None, "pending": None}
+    public = {"shares": 3, "threshold": 2, "cluster_id": None, "cluster_name": None}
+    file, _ = keyring_file(1, slots, public, payload)
+    return {"file": file, "data_key": DATA_KEY.hex(), "shares": payload["active"]["shares"], "slots": opens}
+
+
 FILES = {
     "wrapped-secret.json": wrapped_secret, "kdf-file.json": kdf_file, "kdf-software.json": kdf_software,
-    "ikm-hook.json": ikm_hook, "keyring.json": keyring,
+    "ikm-hook.json": ikm_hook, "keyring.json": keyring, "kdf-tpm.json": kdf_tpm,
 }
 
 

@@ -1,29 +1,37 @@
 #!/usr/bin/python3
-"""Reads a keyring without unsealer: an independent reader, written from docs/keyring.md and docs/wrapped-secret.md.
+"""Reads a keyring without unsealer: an independent reader, written from docs/keyring.md, docs/wrapped-secret.md and
+docs/tpm.md.
 
 It is for the day when the program is not at hand, and it proves that the specification is enough. It writes nothing. It
-needs Python 3 and python3-cryptography. Secrets come from files or stdin (`-`), never from the command line.
+needs Python 3 and python3-cryptography, and python3-argon2 for the PIN of a TPM's slot. Secrets come from files or stdin
+(`-`), never from the command line.
 
 What is public, to get a slot's key by hand (nothing in it is authenticated yet):
     read_keyring.py KEYRING --slots                  the slots, one a line: name, kind, program
     read_keyring.py KEYRING --enrolment SLOT         what the slot's program needs back
     read_keyring.py KEYRING --kept SLOT              what it keeps (kind keep)
     read_keyring.py KEYRING --context SLOT           what the slot's key is for
+    read_keyring.py KEYRING --tpm-object SLOT        of kdf-tpm: the object's TPM2B_PUBLIC and TPM2B_PRIVATE, in base64
+    read_keyring.py KEYRING --tpm-input SLOT         of kdf-tpm, mode hmac: what the TPM computes its HMAC over, in base64
 
 What is secret, once every check has passed:
     read_keyring.py KEYRING --data-key FILE          with the data key itself
     read_keyring.py KEYRING --slot SLOT --key FILE   with a slot's key: what its program derives for the context (kind
                                                      derive), what it unwraps from what it keeps (kind keep), or the
                                                      line that the hook prints (kind hook)
-A FILE holds 32 bytes in base64 or hex; for a hook, hex. The key shares come out in base64, one a line, as
-`bao operator unseal` takes them; with --payload, the whole payload as JSON; with --reply FILE, what init-reply.json
-holds: a server's reply to its initialisation that could not be understood.
+    read_keyring.py KEYRING --slot SLOT --tpm FILE [--pin FILE]
+                                                     with what a TPM gave for a slot of kdf-tpm: T, and on a second line
+                                                     N where it is revocable; and with the PIN where it has one
+A FILE holds 32 bytes in base64 or hex (so does each line of a TPM's); for a hook, hex; for a PIN, the PIN. The key shares
+come out in base64, one a line, as `bao operator unseal` takes them; with --payload, the whole payload as JSON; with
+--reply FILE, what init-reply.json holds: a server's reply to its initialisation that could not be understood.
 
 By hand, for a slot of kdf-file:
     read_keyring.py keyring.json --enrolment file > enrolment.json
     kdf-file derive --enrolment enrolment.json --setting path=/the/key/file \\
         --context "$(read_keyring.py keyring.json --context file)" |
         read_keyring.py keyring.json --slot file --key -
+For a slot of kdf-tpm docs/tpm.md has the commands, with and without kdf-tpm.
 """
 
 import argparse
@@ -253,6 +261,55 @@ class Keyring:
         return payload
 
 
+# --- kdf-tpm, version 1: from what a TPM gave to the slot's key
+
+
+class TpmEnrolment:
+    """The record of kdf-tpm, as far as it goes into the key. What it asks of the TPM, the TPM enforces."""
+
+    def __init__(self, enrolment):
+        need(enrolment.get("v") is not True and enrolment.get("v") == 1, "the enrolment is of another version than 1")
+        fields(enrolment, ["v", "mode", "salt", "parent", "object", "pcrs", "policy_key", "pin", "nv"],
+               "the slot's enrolment, if it is one of kdf-tpm,")
+        self.mode = text(enrolment["mode"], "hmac|sealed", "the enrolment's mode")
+        self.salt = binary(enrolment["salt"], "the enrolment's salt", 32)
+        self.cost = self.checked_cost(enrolment["pin"])
+        self.revocable = enrolment["nv"] is not None
+        parts = fields(enrolment["object"], ["public", "private"], "the enrolment's object")
+        self.object = [binary(parts[name], f"the object's {name} part") for name in ("public", "private")]
+        need(all(1 <= len(part) <= 1024 for part in self.object), "the enrolment's object is too long or empty")
+
+    @staticmethod
+    def checked_cost(pin):
+        if pin is None:
+            return None
+        cost = fields(fields(pin, ["argon2"], "the enrolment's pin")["argon2"], ["m_kib", "t", "p"], "its argon2")
+        for name, least, most in [("m_kib", 8192, 2**20), ("t", 1, 10), ("p", 1, 16)]:
+            need(type(cost[name]) is int and least <= cost[name] <= most, "the cost of a PIN is out of bounds")
+        return cost
+
+    def hmac_input(self, context):
+        need(self.mode == "hmac", "in mode sealed the TPM is asked for what it keeps: there is no input")
+        return hashlib.sha256(b"kdf-tpm/v1 hmac\n" + context.encode()).digest()
+
+    def key(self, context, given, pin):
+        need(len(given) == 1 + self.revocable,
+             f"the TPM's file does not hold {'T and N, a line each' if self.revocable else 'T alone, on one line'}")
+        need((pin is None) == (self.cost is None),
+             "the slot has a PIN: --pin" if pin is None else "the slot has no PIN, and --pin gives one")
+        parts = [given[0], *([] if pin is None else [self.part_of(pin)]), *given[1:]]
+        label = f"kdf-tpm/v1 mode={self.mode} pin={int(pin is not None)} revocable={int(self.revocable)}\n"
+        return hkdf(b"".join(parts), self.salt, (label + context).encode())
+
+    def part_of(self, pin):
+        try:
+            from argon2.low_level import Type, hash_secret_raw
+        except ImportError:
+            raise Refusal("a PIN needs the Python module argon2: apt install python3-argon2")
+        x = hash_secret_raw(pin, self.salt, self.cost["t"], self.cost["m_kib"], self.cost["p"], 64, Type.ID, 0x13)
+        return hkdf(x, self.salt, b"kdf-tpm/v1 pin\n")
+
+
 # --- the command line
 
 
@@ -272,11 +329,29 @@ def read_file(path, longest):
 def read_key(path, is_hook):
     """32 bytes in base64 or hex; what a hook prints is hex, of any length from 16 bytes."""
     line = read_file(path, 4096).decode("ascii", "replace").rstrip("\r\n")
-    if re.fullmatch(r"[0-9a-fA-F]*", line) and len(line) % 2 == 0 and (len(line) == 64 or is_hook and len(line) >= 32):
+    if is_hook and re.fullmatch(r"([0-9a-fA-F]{2}){16,}", line):
         return bytes.fromhex(line)
     need(not is_hook, f"{path} does not hold one line of hex, at least 16 bytes of it")
+    return read_32(line, path)
+
+
+def read_32(line, path):
+    if re.fullmatch(r"[0-9a-fA-F]{64}", line):
+        return bytes.fromhex(line)
     need(re.fullmatch(r"[A-Za-z0-9+/]{43}=", line), f"{path} does not hold 32 bytes in base64 or hex")
     return binary(line, f"the key in {path}", 32)
+
+
+def read_tpm(path):
+    """T, or T and N."""
+    return [read_32(line, path) for line in read_file(path, 4096).decode("ascii", "replace").splitlines()]
+
+
+def read_pin(path):
+    """One line end goes, as an editor leaves it; nothing else."""
+    pin = re.sub(rb"\r?\n\Z", b"", read_file(path, 4096))
+    need(pin, f"{path} holds no PIN")
+    return pin
 
 
 def arguments():
@@ -284,15 +359,19 @@ def arguments():
     parser.add_argument("keyring", metavar="KEYRING")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--slots", action="store_true")
-    for public in ("context", "enrolment", "kept", "slot"):
+    for public in ("context", "enrolment", "kept", "tpm-object", "tpm-input", "slot"):
         what.add_argument(f"--{public}", metavar="SLOT")
     what.add_argument("--data-key", metavar="FILE")
     parser.add_argument("--key", metavar="FILE")
+    parser.add_argument("--tpm", metavar="FILE")
+    parser.add_argument("--pin", metavar="FILE")
     parser.add_argument("--payload", action="store_true")
     parser.add_argument("--reply", metavar="FILE")
     given = parser.parse_args()
-    if (given.slot is None) != (given.key is None):
-        parser.error("--slot and --key belong together")
+    if [given.key, given.tpm].count(None) != (2 if given.slot is None else 1):
+        parser.error("--slot and one of --key and --tpm belong together")
+    if given.pin is not None and given.tpm is None:
+        parser.error("--pin belongs to --tpm")
     return given
 
 
@@ -308,8 +387,19 @@ def answer(given):
         slot = keyring.slot(given.kept)
         need(slot["kind"] == "keep", f"slot {slot['name']} is of kind {slot['kind']}: its program keeps nothing")
         return json.dumps(slot["kept"])
+    if given.tpm_object is not None:
+        parts = TpmEnrolment(keyring.slot(given.tpm_object)["enrolment"]).object
+        return "\n".join(base64.b64encode(len(part).to_bytes(2, "big") + part).decode() for part in parts)
+    if given.tpm_input is not None:
+        slot = keyring.slot(given.tpm_input)
+        return base64.b64encode(TpmEnrolment(slot["enrolment"]).hmac_input(keyring.context(slot))).decode()
     if given.data_key is not None:
         data_key = read_key(given.data_key, False)
+    elif given.tpm is not None:
+        slot = keyring.slot(given.slot)
+        pin = None if given.pin is None else read_pin(given.pin)
+        key = TpmEnrolment(slot["enrolment"]).key(keyring.context(slot), read_tpm(given.tpm), pin)
+        data_key = keyring.data_key(slot, key)
     else:
         slot = keyring.slot(given.slot)
         data_key = keyring.data_key(slot, read_key(given.key, slot["kind"] == "hook"))

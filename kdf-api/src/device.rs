@@ -42,8 +42,27 @@ where
         Self(backend)
     }
 
+    /// The options of an enrolment as the backend gets them: none but its own, with defaults.
+    pub(crate) fn options(&self, given: &Values) -> Result<Values> {
+        complete("option", &self.0.describe().options, given)
+    }
+
     fn settings(&self, given: &Values) -> Result<Values> {
         complete("setting", &self.0.describe().settings, given)
+    }
+
+    /// Has the backend do something at a place, with the settings as it gets them.
+    pub(crate) fn at<T>(
+        &mut self,
+        place: &Place<'_>,
+        work: impl FnOnce(&mut B, &Place<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let settings = self.settings(place.settings)?;
+        let place = Place {
+            settings: &settings,
+            ..*place
+        };
+        work(&mut self.0, &place)
     }
 }
 
@@ -63,16 +82,13 @@ where
     }
 
     fn enroll(&mut self, request: &EnrollRequest<'_>) -> Result<Value> {
-        let options = complete("option", &self.0.describe().options, request.options)?;
-        let settings = self.settings(request.place.settings)?;
-        let place = Place {
-            settings: &settings,
-            ..request.place
-        };
-        let enrolment = self.0.enroll(&EnrollRequest {
-            options: &options,
-            place,
-            ..*request
+        let options = self.options(request.options)?;
+        let enrolment = self.at(&request.place, |backend, place| {
+            backend.enroll(&EnrollRequest {
+                options: &options,
+                place: *place,
+                ..*request
+            })
         })?;
         let value = serde_json::to_value(enrolment)
             .map_err(|_| Error::new(Code::Internal, "the enrolment cannot be written as JSON"))?;
@@ -84,67 +100,40 @@ where
     }
 
     fn derive(&mut self, enrolment: &Value, at: &Use<'_>) -> Result<Advised<Key>> {
-        let settings = self.settings(at.place.settings)?;
-        let at = Use {
-            place: Place {
-                settings: &settings,
-                ..at.place
-            },
-            ..*at
-        };
-        B::Role::derive(&mut self.0, &typed(enrolment)?, &at)
+        self.at(&at.place, |backend, place| {
+            let at = Use { place: *place, ..*at };
+            B::Role::derive(backend, &typed(enrolment)?, &at)
+        })
     }
 
     fn wrap(&mut self, enrolment: &Value, at: &Use<'_>, secret: &Secret) -> Result<Value> {
-        let settings = self.settings(at.place.settings)?;
-        let at = Use {
-            place: Place {
-                settings: &settings,
-                ..at.place
-            },
-            ..*at
-        };
-        B::Role::wrap(&mut self.0, &typed(enrolment)?, &at, secret)
+        self.at(&at.place, |backend, place| {
+            let at = Use { place: *place, ..*at };
+            B::Role::wrap(backend, &typed(enrolment)?, &at, secret)
+        })
     }
 
     fn unwrap(&mut self, enrolment: &Value, at: &Use<'_>, wrapped: &Value) -> Result<Advised<Secret>> {
-        let settings = self.settings(at.place.settings)?;
-        let at = Use {
-            place: Place {
-                settings: &settings,
-                ..at.place
-            },
-            ..*at
-        };
-        B::Role::unwrap(&mut self.0, &typed(enrolment)?, &at, wrapped)
+        self.at(&at.place, |backend, place| {
+            let at = Use { place: *place, ..*at };
+            B::Role::unwrap(backend, &typed(enrolment)?, &at, wrapped)
+        })
     }
 
     fn health(&mut self, enrolment: &Value, at: &Place<'_>) -> Result<Health> {
-        let settings = self.settings(at.settings)?;
-        self.0.health(
-            &typed(enrolment)?,
-            &Place {
-                settings: &settings,
-                ..*at
-            },
-        )
+        self.at(at, |backend, place| backend.health(&typed(enrolment)?, place))
     }
 
     fn retire(&mut self, what: Retire<'_, Value>, at: &Place<'_>) -> Result<Destroyed> {
-        let settings = self.settings(at.settings)?;
-        let place = Place {
-            settings: &settings,
-            ..*at
-        };
-        match what {
-            Retire::Id(id) => self.0.retire(Retire::Id(id), &place),
-            Retire::Enrolment(enrolment) => self.0.retire(Retire::Enrolment(&typed(enrolment)?), &place),
-        }
+        self.at(at, |backend, place| match what {
+            Retire::Id(id) => backend.retire(Retire::Id(id), place),
+            Retire::Enrolment(enrolment) => backend.retire(Retire::Enrolment(&typed(enrolment)?), place),
+        })
     }
 }
 
 /// Reads an enrolment that a host handed back.
-fn typed<E: serde::de::DeserializeOwned>(enrolment: &Value) -> Result<E> {
+pub(crate) fn typed<E: serde::de::DeserializeOwned>(enrolment: &Value) -> Result<E> {
     let length = serde_json::to_vec(enrolment).map_or(usize::MAX, |text| text.len());
     if length > MAX_ENROLMENT {
         return Err(Error::new(

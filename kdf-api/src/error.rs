@@ -95,6 +95,8 @@ pub enum Code {
     BrokenProgram,
     /// In use, or out of resources for the moment.
     Busy,
+    /// The host called it off before there was an answer. Said by a host of itself; never read from the wire.
+    Cancelled,
     /// A PIN or passphrase is missing.
     CredentialNeeded,
     /// A PIN or passphrase is wrong. Trying it again may cost one of few tries.
@@ -136,9 +138,10 @@ pub enum Retry {
 
 impl Code {
     /// Every code, for tables and tests.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::BrokenProgram,
         Self::Busy,
+        Self::Cancelled,
         Self::CredentialNeeded,
         Self::CredentialWrong,
         Self::Insecure,
@@ -158,6 +161,7 @@ impl Code {
         match self {
             Self::BrokenProgram => "broken-program",
             Self::Busy => "busy",
+            Self::Cancelled => "cancelled",
             Self::CredentialNeeded => "credential-needed",
             Self::CredentialWrong => "credential-wrong",
             Self::Insecure => "insecure",
@@ -173,13 +177,18 @@ impl Code {
         }
     }
 
-    /// Reads a code from the wire. A name that is not known is [`Code::Internal`], and so is `broken-program`: a
-    /// program cannot say that of itself.
+    /// Reads a code from the wire. A name that is not known is [`Code::Internal`], and so are `broken-program` and
+    /// `cancelled`: a program cannot say that of itself.
     pub fn from_wire(name: &str) -> Self {
         Self::ALL
             .into_iter()
-            .find(|code| code.name() == name && *code != Self::BrokenProgram)
+            .find(|code| code.name() == name && !code.is_the_hosts())
             .unwrap_or(Self::Internal)
+    }
+
+    /// Whether a host finds it, and no program says it.
+    const fn is_the_hosts(self) -> bool {
+        matches!(self, Self::BrokenProgram | Self::Cancelled)
     }
 
     /// What a host may do by itself.
@@ -189,6 +198,7 @@ impl Code {
             Self::LockedOut => Retry::AfterLockout,
             Self::CredentialNeeded | Self::CredentialWrong => Retry::AskFirst,
             Self::BrokenProgram
+            | Self::Cancelled
             | Self::Insecure
             | Self::Internal
             | Self::InvalidRequest
@@ -212,12 +222,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_round_trip_but_for_the_one_a_program_cannot_say() {
+    fn names_round_trip_but_for_those_that_a_program_cannot_say() {
         for code in Code::ALL {
-            let expected = if code == Code::BrokenProgram {
-                Code::Internal
-            } else {
-                code
+            let expected = match code {
+                Code::BrokenProgram | Code::Cancelled => Code::Internal,
+                said => said,
             };
             assert_eq!(Code::from_wire(code.name()), expected);
         }

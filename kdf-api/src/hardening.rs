@@ -27,7 +27,8 @@ pub fn harden_process() -> io::Result<()> {
 }
 
 /// Ignores the signals by which a person or a service manager ends a process, until it is dropped: for the moment in which
-/// ending would lose something that exists nowhere else. Children started meanwhile would ignore them too.
+/// ending would lose something that exists nowhere else. Children started meanwhile would ignore them too, but for KDF
+/// executables, which a host starts with no signal ignored.
 #[derive(Debug)]
 pub struct Undisturbed {
     before: [(libc::c_int, libc::sighandler_t); ENDING.len()],
@@ -52,6 +53,24 @@ impl Drop for Undisturbed {
             // SAFETY: the value that `signal` returned for this very signal.
             unsafe { libc::signal(signal, before) };
         }
+    }
+}
+
+/// Has `SIGTERM` wait from now on, for this thread and those that it starts later: the program ends when it is done.
+///
+/// For the start of a program whose work is short and must not be torn: a host that needs an answer no longer sends
+/// `SIGTERM`, and a second later `SIGKILL`.
+pub fn defer_termination() -> io::Result<()> {
+    // SAFETY: a zeroed `sigset_t` is memory for `sigemptyset` to initialise; the calls read and write it alone.
+    let result = unsafe {
+        let mut termination: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut termination);
+        libc::sigaddset(&raw mut termination, libc::SIGTERM);
+        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const termination, std::ptr::null_mut())
+    };
+    match result {
+        0 => Ok(()),
+        error => Err(io::Error::from_raw_os_error(error)),
     }
 }
 
@@ -142,7 +161,9 @@ mod child {
     use super::limit_core;
 
     /// Sets up what a child does between fork and exec: it dies with us, leads a session of its own, gains no privileges,
-    /// dumps no core, and inherits no descriptor but its standard ones and those in `kept`.
+    /// dumps no core, is told of every signal, and inherits no descriptor but its standard ones and those in `kept`.
+    ///
+    /// It is a subreaper, so that what it starts is known to be its own for as long as it lives (`host::reaper`).
     ///
     /// A session of its own is a process group of its own, so that one signal ends it with all it started; and it has no
     /// controlling terminal, into which it could type commands (`TIOCSTI`) when an operator runs us by hand.
@@ -164,6 +185,8 @@ mod child {
             return Err(io::Error::from_raw_os_error(libc::ECANCELED));
         }
         rustix::process::setsid()?;
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+        heed_signals()?;
         limit_core()?;
         rustix::thread::set_no_new_privs(true)?;
         close_on_exec_from(3)?;
@@ -171,6 +194,29 @@ mod child {
             rustix::io::fcntl_setfd(descriptor.as_ref(), FdFlags::empty())?;
         }
         Ok(())
+    }
+
+    /// Ignores no signal and blocks none: exec keeps both as they are (signal(7)), and `Command` leaves them too. A program
+    /// that was asked to end would not hear of it.
+    ///
+    /// First the handlers, for a handler of ours that runs in the child would be taken for a signal to us.
+    fn heed_signals() -> io::Result<()> {
+        for number in 1..=libc::SIGSYS {
+            // SAFETY: `signal` is async-signal-safe (signal-safety(7)) and here sets the default, which runs no code of
+            // ours. For SIGKILL and SIGSTOP it returns an error, and changes nothing.
+            unsafe { libc::signal(number, libc::SIG_DFL) };
+        }
+        // SAFETY: a zeroed `sigset_t` is memory for `sigemptyset` to initialise; both calls are async-signal-safe.
+        let result = unsafe {
+            let mut none: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&raw mut none);
+            libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut())
+        };
+        if result == 0 {
+            Ok(())
+        } else {
+            Err(io::Error::last_os_error())
+        }
     }
 
     /// Has the kernel keep the status of a child until we ask for it.

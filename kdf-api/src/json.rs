@@ -9,7 +9,7 @@ mod object;
 use std::collections::HashSet;
 use std::fmt;
 
-use serde::de::{Deserialize, DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, DeserializeSeed, MapAccess, SeqAccess, Visitor};
 
 pub use object::{not_null, nullable, nullable_object, object, objects};
 
@@ -84,6 +84,12 @@ impl Fault {
 /// Begins the error texts of this module, so that they can be told from serde's.
 const MARK: &str = "json: ";
 
+/// Such an error, for whatever reads JSON and checks more than serde does: `the enrolment` and then `what`. Never quotes the
+/// input.
+pub(crate) fn refused<E: serde::de::Error>(what: &str) -> E {
+    E::custom(format!("{MARK}{what}"))
+}
+
 fn before_position(text: &str) -> &str {
     text.rsplit_once(" at line ").map_or(text, |(before, _)| before)
 }
@@ -131,7 +137,7 @@ impl Strict {
         let depth = self
             .depth
             .checked_sub(1)
-            .ok_or_else(|| E::custom(format!("{MARK}is nested too deeply")))?;
+            .ok_or_else(|| refused("is nested too deeply"))?;
         Ok(Self { depth })
     }
 }
@@ -163,14 +169,12 @@ impl<'de> Visitor<'de> for Strict {
         if value < MAX_INTEGER {
             Ok(())
         } else {
-            Err(E::custom(format!("{MARK}has an integer of 2^53 or more")))
+            Err(refused("has an integer of 2^53 or more"))
         }
     }
 
     fn visit_f64<E: serde::de::Error>(self, _: f64) -> Result<(), E> {
-        Err(E::custom(format!(
-            "{MARK}has a number that is not an integer below 2^53"
-        )))
+        Err(refused("has a number that is not an integer below 2^53"))
     }
 
     fn visit_str<E>(self, _: &str) -> Result<(), E> {
@@ -192,10 +196,10 @@ impl<'de> Visitor<'de> for Strict {
         let mut keys = HashSet::new();
         while let Some(key) = entries.next_key::<String>()? {
             if key.starts_with(PRIVATE) {
-                return Err(A::Error::custom(format!("{MARK}has a key that is reserved")));
+                return Err(refused("has a key that is reserved"));
             }
             if !keys.insert(key) {
-                return Err(A::Error::custom(format!("{MARK}has a key twice in one object")));
+                return Err(refused("has a key twice in one object"));
             }
             entries.next_value_seed(inner)?;
         }

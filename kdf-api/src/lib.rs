@@ -14,6 +14,7 @@
 //! | [`host`] | hosts | run executables and trust nothing but their answers |
 //! | [`protocol`], [`context`], [`wrap`], [`error`] | both | what both ends speak |
 //! | [`secret`], [`secret_text`], [`hkdf`], [`hardening`] | both | secrets that are wiped, and work on them |
+//! | [`argon2id`] | vendors | guesses that cost memory and time |
 //! | [`json`], [`id`], [`trusted_path`] | both | hostile input, ids, files that others cannot change |
 //!
 //! # Wiping
@@ -24,6 +25,8 @@
 #![deny(unsafe_code)]
 
 mod arena;
+#[cfg(feature = "argon2")]
+pub mod argon2id;
 mod backend;
 pub mod context;
 mod description;

@@ -13,49 +13,31 @@
 mod host_support;
 
 use std::process::Command;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use host_support::{KEY, OK, Workshop, derive, derive_within, device, is_alive, program};
+use host_support::{
+    KEY, OK, Workshop, derive, derive_within, device, is_alive, program, turn, turn_as_subreaper,
+};
 use kdf_api::Code;
-use kdf_api::host::become_subreaper;
-
-static TURN: Mutex<()> = Mutex::new(());
-
-fn turn() -> MutexGuard<'static, ()> {
-    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    become_subreaper().unwrap();
-    turn
-}
 
 const SECOND: Duration = Duration::from_secs(1);
 const AMPLE: Duration = Duration::from_secs(20);
 
-/// Gone, and reaped: nothing of it is left, not even its number.
-fn assert_reaped(workshop: &Workshop) {
-    for process in workshop.noted() {
-        assert!(
-            !std::path::Path::new(&format!("/proc/{process}")).exists(),
-            "process {process} is still there"
-        );
-    }
-}
-
 #[test]
 fn a_session_of_its_own_does_not_help_one_that_hangs() {
-    let _turn = turn();
+    let _turn = turn_as_subreaper();
     let workshop = Workshop::new();
     let path = workshop.kdf("kdf", "note $$; setsid sleep 60 & note $!; wait");
     assert_eq!(
         derive_within(&path, SECOND).unwrap_err().code,
         Code::BrokenProgram
     );
-    assert_reaped(&workshop);
+    workshop.assert_reaped();
 }
 
 #[test]
 fn what_an_answer_leaves_behind_is_ended() {
-    let _turn = turn();
+    let _turn = turn_as_subreaper();
     let workshop = Workshop::new();
     let daemon = r#"exec setsid sh -c 'echo $$ >> "$1"; setsid sh -c "sleep 60 & echo \$! >> \"$1\"; wait" & echo $! >> "$1"; wait'"#;
     let notes = workshop.at("notes");
@@ -71,13 +53,13 @@ fn what_an_answer_leaves_behind_is_ended() {
         KEY
     );
     assert_eq!(workshop.noted().len(), 3);
-    assert_reaped(&workshop);
+    workshop.assert_reaped();
 }
 
 /// Forks and ends, over and over, each time in a session of its own: to be caught between two forks.
 #[test]
 fn one_that_runs_away_from_process_to_process_is_caught() {
-    let _turn = turn();
+    let _turn = turn_as_subreaper();
     let workshop = Workshop::new();
     let (run, alive) = (workshop.at("run"), workshop.at("alive"));
     let runner = format!(
@@ -96,10 +78,10 @@ fn one_that_runs_away_from_process_to_process_is_caught() {
     assert!(!alive.exists(), "it still runs");
 }
 
-/// While another call runs, nobody can tell whose an orphan is; so what a program legitimately started stays.
+/// What a program started, and left the session, is its own for as long as it runs, whatever other calls end meanwhile.
 #[test]
 fn the_helpers_of_a_call_that_still_runs_are_left_alone() {
-    let _turn = turn();
+    let _turn = turn_as_subreaper();
     let workshop = Workshop::new();
     let done = workshop.at("done");
     let helper = format!(
@@ -140,7 +122,7 @@ fn a_host_that_was_started_without_sigchld_learns_how_a_program_ended() {
         return;
     }
     // Not in turn: the host is a child of this process, and no orphan.
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let _turn = turn();
     let workshop = Workshop::new();
     let path = workshop.kdf("kdf", &format!("printf '%s' '{OK}'"));
     let ignoring = "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])";
@@ -166,7 +148,7 @@ fn a_program_dies_with_its_host() {
         return;
     }
     // Not in turn: the host is a child of this process, and no orphan.
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let _turn = turn();
     let workshop = Workshop::new();
     let path = workshop.kdf("kdf", "note $$; exec sleep 60");
     let mut host = Command::new(std::env::current_exe().unwrap())

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use kdf_api::argon2id::{Preset, memory};
 use kdf_api::{
     Advised, Backend, Binding, Code, Derives, Description, Destroyed, Detail, EnrollRequest, Error, Health,
     Kdf, Key, Needs, Parameter, Place, Result, Retire, State, Use, Values,
@@ -9,13 +10,12 @@ use kdf_api::{
 
 use serde_json::Value;
 
-use crate::argon2id::{Preset, memory};
 use crate::components::{Component, Finding, Survey, Wanted};
-use crate::enrolment;
 use crate::kind::Kind;
 use crate::scheme::Scheme;
 use crate::selection::{Selection, UNREADABLE_HINT, unreadable_detail};
 use crate::sysroot::Sysroot;
+use crate::{enrolment, preview};
 
 /// The highest floor that makes sense: keys have 256 bits.
 const MAX_FLOOR: u32 = 256;
@@ -29,6 +29,26 @@ impl KdfSoftware {
     /// Nothing is read before it is asked for.
     pub const fn new() -> Self {
         Self
+    }
+
+    /// What an enrolment with these options would use here, how many bits it is worth, and whether it is possible. For people:
+    /// never a value.
+    pub fn preview(options: &Values, at: &Place<'_>) -> Result<Vec<Detail>> {
+        let options = Options::read(options)?;
+        let survey = Survey::of(&sysroot(at)?, Wanted::Everything);
+        let selection = Selection::of(&survey, options.components)?;
+        Ok(preview::enrolment_here(&survey, &selection, &options))
+    }
+
+    /// What an enrolment uses, and whether it opens here now or what changed. For people: never a value.
+    pub fn explain(&mut self, enrolment: &Value, at: &Place<'_>) -> Result<Health> {
+        let mut details = preview::of_enrolment(&enrolment::read(enrolment)?);
+        let health = self.health(enrolment, at)?;
+        details.extend(health.details);
+        Ok(Health {
+            state: health.state,
+            details,
+        })
     }
 }
 
@@ -95,12 +115,7 @@ impl Backend for KdfSoftware {
         let options = Options::read(request.options)?;
         let survey = Survey::of(&sysroot(&request.place)?, Wanted::Everything);
         let selection = Selection::of(&survey, options.components)?;
-        selection.check(
-            &survey,
-            options.argon2.bits,
-            options.floor_bits,
-            options.allow_weak,
-        )?;
+        options.check(&selection, &survey)?;
         enrolment::write(&Scheme::bind(&selection.components(), options.argon2.cost)?)
     }
 
@@ -149,11 +164,11 @@ impl Kdf for KdfSoftware {
 }
 
 /// What an enrolment shall be.
-struct Options<'a> {
-    components: Option<&'a str>,
-    argon2: Preset,
-    floor_bits: u32,
-    allow_weak: bool,
+pub(crate) struct Options<'a> {
+    pub(crate) components: Option<&'a str>,
+    pub(crate) argon2: Preset,
+    pub(crate) floor_bits: u32,
+    pub(crate) allow_weak: bool,
 }
 
 impl<'a> Options<'a> {
@@ -187,6 +202,11 @@ impl<'a> Options<'a> {
             floor_bits,
             allow_weak: options.flag("allow-weak")?,
         })
+    }
+
+    /// Refuses a selection that is not worth it.
+    pub(crate) fn check(&self, selection: &Selection<'_>, survey: &Survey) -> Result<()> {
+        selection.check(survey, self.argon2.bits, self.floor_bits, self.allow_weak)
     }
 }
 

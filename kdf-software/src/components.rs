@@ -3,6 +3,8 @@
 //! Sources are the files of sysfs and procfs themselves: a library that hides the difference between "not there" and "not
 //! for you" would turn a missing permission into a changed machine.
 
+use std::collections::BTreeSet;
+
 use kdf_api::Secret;
 
 use crate::bus;
@@ -89,6 +91,19 @@ impl Survey {
             Err(Missing::Absent) => {}
             Err(Missing::Unreadable(why)) => self.unreadable.push((kind, why)),
         }
+    }
+
+    /// Every kind that there is something to say of: those that can count, and whatever else was found.
+    pub(crate) fn kinds(&self) -> BTreeSet<&Kind> {
+        const SINGLE: &[Kind] = &Kind::SINGLE;
+        let counting = SINGLE.iter().filter(|kind| kind.counts());
+        let present = self.components.iter().map(|component| &component.kind);
+        let unreadable = self.unreadable.iter().map(|(kind, _)| kind);
+        counting
+            .chain(present)
+            .chain(&self.junk)
+            .chain(unreadable)
+            .collect()
     }
 
     /// What there is of a component.

@@ -1,11 +1,11 @@
 //! The enrolment as it is stored: what `enroll` gives out, and what anybody may have changed when it comes back.
 
 use base64ct::{Base64, Encoding};
+use kdf_api::argon2id::Cost;
 use kdf_api::{Code, Error, Result, json};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::argon2id::Cost;
 use crate::kind::Kind;
 use crate::scheme::{MAX_COMPONENTS, Scheme, Subset};
 
@@ -97,7 +97,6 @@ impl Stored {
         let [subset] = self.subsets.as_slice() else {
             return Err(malformed("subsets", "not exactly one, as t = n needs"));
         };
-        self.argon2.check()?;
         Ok(Scheme {
             kinds: self.kinds()?,
             salt: bytes("salt", &self.salt)?,

@@ -24,7 +24,6 @@
 //! cannot be read is told as such (`unavailable`), never as a changed machine.
 #![forbid(unsafe_code)]
 
-mod argon2id;
 mod backend;
 mod bits;
 mod bus;
@@ -32,6 +31,7 @@ mod components;
 mod enrolment;
 mod junk;
 mod kind;
+mod preview;
 mod scheme;
 mod selection;
 mod sysroot;

@@ -4,6 +4,7 @@
 use std::alloc::System;
 use std::process::ExitCode;
 
+use kdf_api::plugin::{Look, Program};
 use kdf_software::KdfSoftware;
 use zeroizing_alloc::ZeroAlloc;
 
@@ -12,5 +13,16 @@ use zeroizing_alloc::ZeroAlloc;
 static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
 
 fn main() -> ExitCode {
-    kdf_api::plugin::run(KdfSoftware::new())
+    Program::new(KdfSoftware::new())
+        .with(Look::at_options(
+            "preview",
+            "What an enrolment would use here, and how many bits it is worth; never the values",
+            |_, options, at| KdfSoftware::preview(options, at),
+        ))
+        .with(Look::at_enrolment(
+            "explain",
+            "What an enrolment uses and what changed since; never the values",
+            KdfSoftware::explain,
+        ))
+        .run()
 }

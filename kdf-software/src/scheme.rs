@@ -12,12 +12,12 @@
 //! A mask has no check of its own: only the commitment tells a right guess from a wrong one, and it needs all components of
 //! a subset at once. The tags name each change, and say nothing to who does not have S.
 
+use kdf_api::argon2id::Cost;
 use kdf_api::secret::random_salt;
 use kdf_api::{Code, Context, Error, Key, Result, Secret, hkdf};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-use crate::argon2id::Cost;
 use crate::components::Component;
 use crate::kind::Kind;
 
@@ -69,7 +69,7 @@ impl Scheme {
             .map(|component| component.kind.clone())
             .collect();
         let mut mask = [0; 32];
-        let pad = cost.hash(&encode(components)?, &subset_salt)?;
+        let pad = cost.hash(&encode(components)?, &subset_salt, Key::LENGTH)?;
         for ((mask, secret), pad) in mask.iter_mut().zip(secret.expose()).zip(pad.expose()) {
             *mask = secret ^ pad;
         }
@@ -94,7 +94,9 @@ impl Scheme {
     /// Opens the secret with components, given in the order of the kinds: one run of Argon2id.
     pub(crate) fn open(&self, components: &[&Component]) -> Result<Opened<'_>> {
         let mut secret = Secret::zeroed(Key::LENGTH);
-        let pad = self.cost.hash(&encode(components)?, &self.subset.salt)?;
+        let pad = self
+            .cost
+            .hash(&encode(components)?, &self.subset.salt, Key::LENGTH)?;
         for ((secret, mask), pad) in secret
             .expose_mut()
             .iter_mut()

@@ -53,11 +53,31 @@ impl<'a> Selection<'a> {
 
     /// The components to enrol with, in the order of their kinds.
     pub(crate) fn components(&self) -> Vec<&'a Component> {
-        let used = self
+        let used = self.considered.iter().filter(|(_, bits)| self.uses(*bits));
+        used.map(|(component, _)| *component).collect()
+    }
+
+    const fn uses(&self, bits: u32) -> bool {
+        self.by_name || bits > 0
+    }
+
+    /// What an enrolment makes of a component that is there, in words.
+    pub(crate) fn told(&self, kind: &Kind) -> String {
+        let considered = self
             .considered
             .iter()
-            .filter(|(_, bits)| self.by_name || *bits > 0);
-        used.map(|(component, _)| *component).collect()
+            .find(|(component, _)| component.kind == *kind);
+        match considered {
+            Some((_, bits)) if self.uses(*bits) => format!("used, {bits} bits"),
+            Some(_) => "not used, 0 bits: other values of this machine tell it".to_owned(),
+            None if kind.counts() => "not used: the option components does not name it".to_owned(),
+            None => "not used, 0 bits: a copy of the disk holds it or shows it".to_owned(),
+        }
+    }
+
+    /// How many bits somebody with a copy of the disk does not know, without those of Argon2id.
+    pub(crate) fn bits(&self) -> u32 {
+        self.considered.iter().map(|(_, bits)| bits).sum()
     }
 
     /// Refuses what somebody with a copy of the disk could guess: fewer bits than `floor`, those of Argon2id included.
@@ -68,7 +88,7 @@ impl<'a> Selection<'a> {
         floor: u32,
         allow_weak: bool,
     ) -> Result<()> {
-        let bits: u32 = self.considered.iter().map(|(_, bits)| bits).sum();
+        let bits = self.bits();
         let total = bits + argon2_bits;
         if bits > 0 && (total >= floor || allow_weak) {
             return Ok(());

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use kdf_api::argon2id::{Preset, memory};
 use kdf_api::protocol::Verb;
 use kdf_api::secret::random_salt;
 use kdf_api::{
@@ -10,7 +11,6 @@ use kdf_api::{
 };
 use serde_json::Value;
 
-use crate::argon2id::{Cost, memory};
 use crate::credentials::{OWNER_AUTH, PIN};
 use crate::enroll::{Wanted, enroll};
 use crate::enrolment::Enrolment;
@@ -50,10 +50,14 @@ impl KdfTpm {
     }
 
     /// What an enrolment asks for, and whether it opens at a place now, or why not. For people; costs no try of a PIN.
-    pub fn explain(&mut self, enrolment: &Value, at: &Place<'_>) -> Result<Vec<Detail>> {
+    pub fn explain(&mut self, enrolment: &Value, at: &Place<'_>) -> Result<Health> {
         let mut details = inspect::enrolment(&Enrolment::read(enrolment)?);
-        details.extend(self.health(enrolment, at)?.details);
-        Ok(details)
+        let health = self.health(enrolment, at)?;
+        details.extend(health.details);
+        Ok(Health {
+            state: health.state,
+            details,
+        })
     }
 }
 
@@ -285,7 +289,7 @@ fn wanted(request: &EnrollRequest<'_>) -> Result<Wanted> {
     let salt = random_salt()?;
     // Last, as it takes the longest.
     let pin = if options.flag("pin")? {
-        let cost = Cost::named(options.get("argon2").unwrap_or("auto"), memory()?)?;
+        let cost = Preset::named(options.get("argon2").unwrap_or("auto"), memory()?)?.cost;
         Some((
             Stretched::new(request.place.credentials.required(PIN)?, &salt, cost)?,
             cost,

@@ -1,13 +1,13 @@
 //! A new enrolment: the parent is found or made, and below it the object, and beside it the revocable secret.
 
+use kdf_api::argon2id::Cost;
 use kdf_api::{Code, Error, Result, Secret};
 use tss_esapi::constants::CommandCode;
 use uuid::Uuid;
 
-use crate::argon2id::Cost;
 use crate::enrolment::Enrolment;
 use crate::key::{self, Mode, Shape};
-use crate::lockout::Lockout;
+use crate::lockout::{self, Lockout};
 use crate::nv;
 use crate::parent::{self, Parent};
 use crate::pcrs::Registers;
@@ -98,6 +98,12 @@ fn mode(tpm: &mut Tpm, asked: Option<Mode>) -> Result<Mode> {
 }
 
 fn warning(lockout: &Lockout) -> String {
+    if lockout.is_off() {
+        return format!(
+            "this TPM counts no wrong PINs (its recovery time is 0), so that nothing but Argon2id slows down who guesses; {}",
+            lockout::SWITCH_ON
+        );
+    }
     format!(
         "with a PIN the TPM counts wrong PINs, and each power cut after a use: at {} (now {}) it locks, and forgives one \
          every {}",

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use base64ct::{Base64, Encoding};
+use kdf_api::argon2id::Cost;
 use kdf_api::{Code, Error, Result, json};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
-use crate::argon2id::Cost;
 use crate::key::{Mode, Stored};
 use crate::name::ObjectName;
 use crate::nv::Index;
@@ -212,11 +212,7 @@ impl Fields {
             },
             pcrs,
             policy_key,
-            pin: self
-                .pin
-                .as_ref()
-                .map(|fields| fields.argon2.check())
-                .transpose()?,
+            pin: self.pin.as_ref().map(|fields| fields.argon2),
             nv,
         })
     }

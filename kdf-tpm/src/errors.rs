@@ -30,14 +30,16 @@ impl Response {
     pub(crate) const LOCKOUT: Self = Self(0x921);
     /// There is nothing at this persistent handle (of an object), as the first handle.
     pub(crate) const NO_OBJECT: Self = Self(0x18b);
-    /// A loaded blob is another TPM's, or was altered.
-    pub(crate) const INTEGRITY: Self = Self(0x1df);
     /// There is an object or index at this handle already.
     pub(crate) const NV_DEFINED: Self = Self(0x14c);
     /// No room for another index or persistent object.
     pub(crate) const NV_SPACE: Self = Self(0x14b);
     /// A signature that does not verify, as the second parameter.
     pub(crate) const SIGNATURE: Self = Self(0x2db);
+    /// A hierarchy that is switched off.
+    const HIERARCHY: Self = Self(0x185);
+    /// Too many sessions since the oldest that somebody still holds.
+    const CONTEXT_GAP: Self = Self(0x901);
     const OBJECT_MEMORY: Self = Self(0x902);
     const SESSION_MEMORY: Self = Self(0x903);
     const SESSION_HANDLES: Self = Self(0x905);
@@ -52,6 +54,10 @@ impl Response {
     const INITIALIZE: Self = Self(0x100);
     const FAILURE: Self = Self(0x101);
     const COMMAND_CODE: Self = Self(0x143);
+    /// Waits for the rest of its new firmware.
+    const UPGRADE: Self = Self(0x12d);
+    /// Waits for a restart.
+    const REBOOT: Self = Self(0x130);
 
     /// What is left of a code without what no layer of ours adds: resource managers (layers 11 and 12) answer in the
     /// TPM's own numbers.
@@ -64,6 +70,15 @@ impl Response {
 
     const fn layer(self) -> u32 {
         self.0 >> 16
+    }
+
+    /// Which parameter of the command the TPM did not like, from 1 on (part 2, section 6.6.3).
+    const fn parameter(self) -> Option<u32> {
+        if self.layer() == layer::TPM && self.0 & 0xc0 == 0xc0 {
+            Some(self.0 >> 8 & 0xf)
+        } else {
+            None
+        }
     }
 }
 
@@ -113,6 +128,13 @@ impl Failure {
     pub(crate) fn is_absent(self) -> bool {
         self.response
             .is_some_and(|response| response.layer() == layer::TCTI)
+    }
+
+    /// Whether the TPM found fault with one of these parameters of the command.
+    pub(crate) fn is_about(self, parameters: &[u32]) -> bool {
+        self.response
+            .and_then(Response::parameter)
+            .is_some_and(|parameter| parameters.contains(&parameter))
     }
 
     /// Whether this is what was answered.
@@ -173,6 +195,8 @@ fn from_tpm(response: Response, doing: &str) -> Error {
             busy("the TPM has no slot left for another session")
                 .hint("use the kernel's resource manager, device:/dev/tpmrm0; or free slots: tpm2_flushcontext -l")
         }
+        Response::CONTEXT_GAP => busy("somebody else keeps a session that is too old for new ones to start")
+            .hint("end the program that keeps it; or, if nothing needs it: tpm2_flushcontext -s"),
         Response::MEMORY
         | Response::YIELDED
         | Response::CANCELLED
@@ -188,6 +212,15 @@ fn from_tpm(response: Response, doing: &str) -> Error {
             .hint("the firmware does that; see whether the TPM is switched on in its set-up"),
         Response::FAILURE => Error::new(Code::Unavailable, "the TPM is in failure mode")
             .hint("power the machine off and on; if that does not help, the TPM is broken"),
+        Response::UPGRADE | Response::REBOOT => {
+            Error::new(Code::Unavailable, "the TPM waits for the end of a change of its firmware")
+                .hint("finish the update, or power the machine off and on")
+        }
+        Response::HIERARCHY => Error::new(
+            Code::Unavailable,
+            format!("the owner's part of the TPM (storage hierarchy) is switched off ({doing})"),
+        )
+        .hint("it is on after each start unless the firmware switches it off: see the firmware's set-up"),
         Response::COMMAND_CODE => Error::new(Code::Unsupported, format!("this TPM cannot do that ({doing})")),
         Response::LOCKOUT => Error::new(Code::LockedOut, "the TPM is locked after too many wrong PINs"),
         _ => Error::new(Code::Internal, format!("the TPM answered {number:#x} ({doing})"))
@@ -242,6 +275,9 @@ mod tests {
             (0x14b, Code::Unavailable),
             (0x101, Code::Unavailable),
             (0x143, Code::Unsupported),
+            (0x185, Code::Unavailable),
+            (0x130, Code::Unavailable),
+            (0x901, Code::Busy),
             (0x921, Code::LockedOut),
             (0x000a_000a, Code::Unavailable),
             (0x000a_0015, Code::Unavailable),
@@ -251,6 +287,25 @@ mod tests {
         ] {
             assert_eq!(Error::from(failure(code)).code, expected, "{code:#x}");
         }
+    }
+
+    /// Of the two formats of codes, and of commands' handles, sessions and parameters.
+    #[test]
+    fn faults_of_parameters_are_told_from_others() {
+        for (code, expected) in [
+            (0x1df, true),
+            (0x2d5, true),
+            (0x3d5, false),
+            (0x18b, false),
+            (0x98e, false),
+            (0x921, false),
+            (0x144, false),
+            (0x000b_01df, true),
+            (0x0007_01df, false),
+        ] {
+            assert_eq!(failure(code).is_about(&[1, 2]), expected, "{code:#x}");
+        }
+        assert!(!Failure::nonsense("testing").is_about(&[1, 2]));
     }
 
     #[test]

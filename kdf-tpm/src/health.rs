@@ -3,7 +3,8 @@
 use kdf_api::{Code, Detail, Error, Health, Result, State};
 
 use crate::enrolment::Enrolment;
-use crate::lockout::Lockout;
+use crate::key;
+use crate::lockout::{Lockout, SWITCH_ON};
 use crate::maker::Maker;
 use crate::nv;
 use crate::parent::{Parent, Place};
@@ -36,12 +37,7 @@ pub(crate) fn examine(tpm: &mut Tpm, enrolment: &Enrolment, signatures: Option<&
 }
 
 fn lockout(report: &mut Report, lockout: &Lockout, pin: bool) {
-    let value = format!(
-        "{} of {} failures; the TPM forgives one every {}",
-        lockout.counter,
-        lockout.most,
-        lockout.interval_text()
-    );
+    let value = lockout.told();
     if !pin {
         report.fine(
             "lockout",
@@ -49,6 +45,8 @@ fn lockout(report: &mut Report, lockout: &Lockout, pin: bool) {
         );
     } else if lockout.locked {
         report.failed("lockout", lockout.error());
+    } else if lockout.is_off() {
+        report.warned("lockout", &value, SWITCH_ON);
     } else if lockout.is_half_way() {
         report.warned(
             "lockout",
@@ -71,7 +69,7 @@ fn opens(report: &mut Report, tpm: &mut Tpm, enrolment: &Enrolment, signatures: 
             "made for each use; the option persist makes uses faster",
         ),
     }
-    let key = tpm.load(parent.handle(), object)?;
+    let key = key::load(tpm, &parent, object)?;
     tpm.flush(key)?;
     report.fine("object", &format!("loads, mode {}", enrolment.mode.name()));
     if let Some(index) = enrolment.nv {

@@ -1,7 +1,7 @@
 //! For people: what a TPM is and can do, and what an enrolment asks of it.
 
-use kdf_api::{Detail, Result};
-use tss_esapi::constants::CommandCode;
+use kdf_api::{Code, Detail, Result};
+use tss_esapi::constants::{CommandCode, PropertyTag};
 
 use crate::enrolment::Enrolment;
 use crate::key::Mode;
@@ -10,56 +10,107 @@ use crate::maker::Maker;
 use crate::name::ObjectName;
 use crate::nv;
 use crate::parent::{PERSISTENT, Parent, Place};
+use crate::pcrs::{BANK, Registers};
 use crate::tpm::Tpm;
 
-/// What this TPM can do, and what an enrolment on it would be.
+/// `ownerAuthSet` in `TPMA_PERMANENT`.
+const OWNER_AUTH_SET: u32 = 1;
+
+/// What this TPM is and can do, what an enrolment on it would be, and what of ours lies on it.
 pub(crate) fn tpm(tpm: &mut Tpm) -> Result<Vec<Detail>> {
+    let mut details = abilities(tpm)?;
+    details.extend(storage_root_key(tpm)?);
+    details.push(detail("revocable secrets", told(nv::all(tpm)?)));
+    Ok(details)
+}
+
+fn abilities(tpm: &mut Tpm) -> Result<Vec<Detail>> {
     let maker = Maker::read(tpm)?;
-    let lockout = Lockout::read(tpm)?;
+    let simulator = maker.require_hardware().err();
     let hmac = tpm.has_command(CommandCode::Hmac)?;
     let mode = if hmac { Mode::Hmac } else { Mode::Sealed };
-    let mut details = vec![
+    let lockout = Lockout::read(tpm)?;
+    let failures = format!(
+        "{} of {} failures; the TPM forgives one every {}",
+        lockout.counter,
+        lockout.most,
+        lockout.interval_text()
+    );
+    Ok(vec![
         detail("manufacturer", format!("{} {}", maker.manufacturer, maker.vendor)),
-        detail("firmware", maker.firmware.clone()),
-        detail("simulator", yes(maker.is_software())),
+        detail("firmware", maker.firmware),
+        Detail {
+            name: "simulator".to_owned(),
+            value: yes(simulator.is_some()),
+            hint: simulator.and_then(|error| error.hint),
+        },
         detail("TPM2_HMAC", yes(hmac)),
-        detail("mode", format!("{}, unless another is asked for", mode.name())),
         detail(
-            "lockout",
-            format!(
-                "{} of {} failures; forgives one every {}",
-                lockout.counter,
-                lockout.most,
-                lockout.interval_text()
-            ),
+            "mode",
+            format!("an enrolment is {}, if no other is asked for", mode.name()),
         ),
-    ];
-    let persistent = tpm.persistent(PERSISTENT)?;
-    let found = persistent.map(|(handle, name)| {
+        bank(tpm)?,
+        Detail {
+            name: "lockout".to_owned(),
+            value: failures,
+            hint: lockout.locked.then(|| lockout.error().hint).flatten(),
+        },
+    ])
+}
+
+/// Whether the option `pcrs` is possible. A bank has all registers, so one is as good as another.
+fn bank(tpm: &mut Tpm) -> Result<Detail> {
+    let name = format!("bank {BANK}");
+    let some = Registers::from_option(&format!("{BANK}:0"))?;
+    match some.read(tpm) {
+        Ok(_) => Ok(detail(&name, "can be read".to_owned())),
+        Err(error) if error.code == Code::Unsupported => Ok(Detail {
+            name,
+            value: "missing: the option pcrs is not possible".to_owned(),
+            hint: error.hint,
+        }),
+        Err(error) => Err(error),
+    }
+}
+
+/// The parent that an enrolment would pin, and what is where it could be kept.
+fn storage_root_key(tpm: &mut Tpm) -> Result<Vec<Detail>> {
+    let mut details = Vec::new();
+    let owner_has_password = tpm.property(PropertyTag::Permanent)? & OWNER_AUTH_SET != 0;
+    details.push(detail(
+        "owner's password",
+        if owner_has_password { "set" } else { "none" }.to_owned(),
+    ));
+    let persistent = tpm.persistent(PERSISTENT)?.map(|(handle, name)| {
         tpm.forget(handle.into());
         name
     });
-    details.push(detail(
-        "0x81000001",
-        found.map_or_else(|| "empty".to_owned(), ObjectName::to_hex),
-    ));
     // Made anew and thrown away: the Name that an enrolment would pin.
-    match Parent::enrolled(tpm, None, false) {
+    let parent = match Parent::enrolled(tpm, None, false) {
         Ok(parent) => {
             details.push(detail("parent", parent.name().to_hex()));
             let place = match parent.place() {
-                Place::Persistent => "persistent",
-                Place::Transient => "not persistent: the option persist makes each use faster",
+                Place::Persistent => "persistent at 0x81000001",
+                Place::Transient => "made for each use; the option persist makes uses faster",
             };
             details.push(detail("parent's place", place.to_owned()));
+            Some(parent.name())
         }
-        Err(error) => details.push(Detail {
-            name: "parent".to_owned(),
-            value: error.message,
-            hint: error.hint,
-        }),
-    }
-    details.push(detail("revocable secrets", told(nv::all(tpm)?)));
+        Err(error) => {
+            details.push(Detail {
+                name: "parent".to_owned(),
+                value: error.message,
+                hint: error.hint,
+            });
+            None
+        }
+    };
+    details.push(Detail {
+        name: "0x81000001".to_owned(),
+        value: persistent.map_or_else(|| "empty".to_owned(), ObjectName::to_hex),
+        hint: (parent.is_some() && persistent.is_some() && parent != persistent)
+            .then(|| "another key than the parent, so the option persist is not possible".to_owned()),
+    });
     Ok(details)
 }
 
@@ -68,27 +119,36 @@ pub(crate) fn enrolment(enrolment: &Enrolment) -> Vec<Detail> {
     let none = || "none".to_owned();
     vec![
         detail("mode", enrolment.mode.name().to_owned()),
-        detail("parent", enrolment.parent.to_hex()),
+        detail("parent's Name", enrolment.parent.to_hex()),
         detail(
-            "pcrs",
+            "asks for PCRs",
             enrolment
                 .pcrs
                 .as_ref()
-                .map_or_else(none, |pcrs| pcrs.registers().list()),
+                .map_or_else(none, |pcrs| format!("{BANK}: {}", pcrs.registers().list())),
         ),
         detail(
-            "policy-key",
+            "asks for a state signed by",
             enrolment
                 .policy_key
                 .as_ref()
                 .map_or_else(none, |key| base16ct::lower::encode_string(&key.fingerprint())),
         ),
-        detail("pin", yes(enrolment.pin.is_some())),
+        detail(
+            "asks for a PIN",
+            if enrolment.pin.is_some() {
+                "yes; none is tried here"
+            } else {
+                "no"
+            }
+            .to_owned(),
+        ),
         detail(
             "revocable",
-            enrolment
-                .nv
-                .map_or_else(|| yes(false), |index| nv::Index::told(index.handle)),
+            enrolment.nv.map_or_else(
+                || yes(false),
+                |index| format!("by {}", nv::Index::told(index.handle)),
+            ),
         ),
     ]
 }

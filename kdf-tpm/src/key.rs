@@ -3,6 +3,7 @@
 use kdf_api::{Code, Error, Result, Secret};
 use tss_esapi::attributes::ObjectAttributesBuilder;
 use tss_esapi::constants::CommandCode;
+use tss_esapi::handles::KeyHandle;
 use tss_esapi::interface_types::algorithm::{HashingAlgorithm, PublicAlgorithm};
 use tss_esapi::structures::{
     Auth, Digest, KeyedHashScheme, Private, Public, PublicBuilder, PublicKeyedHashParameters, SensitiveData,
@@ -143,13 +144,7 @@ pub(crate) fn create(
 impl Stored {
     /// What the TPM loads, if it is of this shape. An altered one is found here or by the TPM.
     pub(crate) fn read(&self, shape: &Shape) -> Result<Created> {
-        let altered = || {
-            Error::new(
-                Code::Tampered,
-                "the enrolment was altered: its key object is not of the kind that it says",
-            )
-            .hint("bring the enrolment back from a backup, or open with another slot and enrol anew")
-        };
+        let altered = || altered("its key object is not of the kind that it says");
         let public = Public::unmarshall(&self.public).map_err(|_| altered())?;
         let exact = public.marshall().is_ok_and(|text| text == self.public);
         let private = Private::try_from(self.private.as_slice()).map_err(|_| altered())?;
@@ -159,6 +154,23 @@ impl Stored {
             Err(altered())
         }
     }
+}
+
+/// Loads an object below its parent. That is the enrolled one, so a fault that the TPM finds with the object is not that it is
+/// another TPM's.
+pub(crate) fn load(tpm: &mut Tpm, parent: &Parent, object: Created) -> Result<KeyHandle> {
+    tpm.load(parent.handle(), object).map_err(|failure| {
+        if failure.is_about(&[1, 2]) {
+            altered("this TPM made the parent of its key object, and does not know the object")
+        } else {
+            failure.into()
+        }
+    })
+}
+
+fn altered(how: &str) -> Error {
+    Error::new(Code::Tampered, format!("the enrolment was altered: {how}"))
+        .hint("bring the enrolment back from a backup, or open with another slot and enrol anew")
 }
 
 #[cfg(test)]

@@ -11,7 +11,6 @@
 //! `kdf-tpm` by hand should set them too.
 #![forbid(unsafe_code)]
 
-mod argon2id;
 mod backend;
 mod credentials;
 mod derivation;

@@ -15,6 +15,10 @@ use crate::tpm::Tpm;
 /// `inLockout` in `TPMA_PERMANENT`.
 const IN_LOCKOUT: u32 = 1 << 9;
 
+/// What to do about a TPM that does not count.
+pub(crate) const SWITCH_ON: &str = "as the TPM's administrator: tpm2_dictionarylockout --setup-parameters --max-tries=32 \
+     --recovery-time=600 --lockout-recovery-time=86400";
+
 /// The counter and its rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Lockout {
@@ -34,8 +38,19 @@ impl Lockout {
         })
     }
 
-    pub(crate) const fn tries_left(&self) -> u32 {
-        self.most.saturating_sub(self.counter)
+    /// A recovery time of 0 means that nothing is counted (part 3, `TPM2_DictionaryAttackParameters`): whoever has the machine
+    /// may try PINs without end.
+    pub(crate) const fn is_off(&self) -> bool {
+        self.interval.is_zero()
+    }
+
+    /// What it takes to be locked; nothing if nothing is counted.
+    pub(crate) const fn tries_left(&self) -> Option<u32> {
+        if self.is_off() {
+            None
+        } else {
+            Some(self.most.saturating_sub(self.counter))
+        }
     }
 
     /// Half of the tries are gone.
@@ -43,11 +58,24 @@ impl Lockout {
         self.counter > 0 && self.counter.saturating_mul(2) >= self.most
     }
 
+    /// The counter and its rules, for people.
+    pub(crate) fn told(&self) -> String {
+        if self.is_off() {
+            return "off: the TPM's recovery time is 0, so it counts no failures".to_owned();
+        }
+        format!(
+            "{} of {} failures; the TPM forgives one every {}",
+            self.counter,
+            self.most,
+            self.interval_text()
+        )
+    }
+
     /// `2 h`, `10 min`, `5 s`.
     pub(crate) fn interval_text(&self) -> String {
         let seconds = self.interval.as_secs();
         match seconds {
-            0 => "0 s, that is, never by itself".to_owned(),
+            _ if self.is_off() => "0 s, that is, counts none".to_owned(),
             _ if seconds.is_multiple_of(3600) => format!("{} h", seconds / 3600),
             _ if seconds.is_multiple_of(60) => format!("{} min", seconds / 60),
             _ => format!("{seconds} s"),

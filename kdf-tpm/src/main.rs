@@ -5,6 +5,7 @@ use std::alloc::System;
 use std::io::Write as _;
 use std::process::ExitCode;
 
+use kdf_api::plugin::{Look, Program};
 use kdf_tpm::KdfTpm;
 use zeroizing_alloc::ZeroAlloc;
 
@@ -15,7 +16,18 @@ static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
 fn main() -> ExitCode {
     // libtss2 writes to stderr, in its own words, what is told in ours. Without it only the noise is back.
     let _ = kdf_api::hardening::set_variable("TSS2_LOG", "all+none");
-    kdf_api::plugin::run(KdfTpm::telling(tell))
+    Program::new(KdfTpm::telling(tell))
+        .with(Look::at_machine(
+            "inspect",
+            "What this TPM can do, what an enrolment on it would be, and what of ours lies on it",
+            |_, at| KdfTpm::inspect(at),
+        ))
+        .with(Look::at_enrolment(
+            "explain",
+            "Why an enrolment opens on this TPM or not; costs no try of a PIN",
+            KdfTpm::explain,
+        ))
+        .run()
 }
 
 /// What an operator should know at enrolment goes to stderr, which the protocol leaves for people.

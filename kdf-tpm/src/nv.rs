@@ -218,7 +218,12 @@ pub(crate) enum What {
 pub(crate) fn destroy(tpm: &mut Tpm, what: What, owner: Option<&Secret>) -> Result<Vec<String>> {
     let (handle, index) = match what {
         What::Index(index) => match tpm.nv_index(index.handle)? {
-            Some((found, name)) if name == index.name => (index.handle, found),
+            Some((found, name)) if name == index.name => {
+                if !is_ours(&tpm.nv_public(found)?.0) {
+                    return Err(not_ours(index.handle));
+                }
+                (index.handle, found)
+            }
             _ => return Ok(Vec::new()),
         },
         What::Id(id) => match Neighbourhood::of(tpm, id)?.ours.as_slice() {
@@ -250,6 +255,15 @@ pub(crate) fn destroy(tpm: &mut Tpm, what: What, owner: Option<&Secret>) -> Resu
     tpm.nv_undefine(used, index).map_err(refused)?;
     session.gone(tpm);
     Ok(vec![Index::told(handle)])
+}
+
+/// Who writes an enrolment must not choose what its owner destroys.
+fn not_ours(handle: u32) -> Error {
+    Error::new(
+        Code::Tampered,
+        format!("the enrolment was altered: what it names as its revocable secret (nv {handle:#010x}) is somebody else's"),
+    )
+    .hint("nothing was destroyed; retire by the id instead")
 }
 
 #[cfg(test)]

@@ -113,7 +113,7 @@ impl Parent {
             Ok(()) => session.gone(tpm),
             // Somebody was faster, or it is another key. Which one shows below.
             Err(failure) if failure.is(Response::NV_DEFINED) => session.end(tpm)?,
-            Err(failure) => return Err(credentials::owner_wrong(failure)),
+            Err(failure) => return Err(not_persistent(failure, owner.is_some())),
         }
         let parent = Self::persistent(tpm, made.name)?.ok_or_else(|| {
             Error::new(
@@ -192,6 +192,16 @@ fn not_made(failure: Failure) -> Error {
         .hint("if it is the same TPM, its owner changed: open with another slot and enrol anew, with persist=true");
     }
     failure.into()
+}
+
+/// Some TPMs have no room for another persistent key, and some firmware lets nobody put one there.
+fn not_persistent(failure: Failure, owned: bool) -> Error {
+    let mut error = credentials::owner_wrong(failure);
+    if !owned && error.code != Code::Busy {
+        error.hint =
+            Some("enrol without persist: each use then makes the key anew, which takes longer".to_owned());
+    }
+    error
 }
 
 /// `tcg-ecc-p256`, frozen: another template is another key. The unique part is empty (a key with 32 zero bytes there is

@@ -8,6 +8,9 @@ use kdf_api::{Code, Error, Result};
 
 /// What a use may take: less than a host gives.
 pub(crate) const USE: Duration = Duration::from_secs(8);
+/// What must be left of that when a PIN is tried: if the time ran out meanwhile nobody would know whether the TPM counted it,
+/// and a host would try again.
+pub(crate) const FOR_PIN: Duration = Duration::from_secs(3);
 /// What an enrolment may take: some TPMs need seconds to make a key.
 pub(crate) const ENROLL: Duration = Duration::from_secs(50);
 

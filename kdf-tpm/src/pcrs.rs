@@ -1,7 +1,8 @@
 //! Platform configuration registers: which ones, with which values, and which differ now.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use kdf_api::{Code, Detail, Error, Result};
 use tss_esapi::interface_types::algorithm::HashingAlgorithm;
@@ -54,6 +55,12 @@ impl Registers {
         (unique && fits && !registers.is_empty()).then_some(Self(registers))
     }
 
+    /// The registers of several lists, each once.
+    pub(crate) fn all_of<'a>(lists: impl Iterator<Item = &'a Self>) -> Self {
+        let all: BTreeSet<u8> = lists.flat_map(|list| list.0.iter().copied()).collect();
+        Self(all.into_iter().collect())
+    }
+
     /// `7, 11`.
     pub(crate) fn list(&self) -> String {
         let words: Vec<_> = self.0.iter().map(ToString::to_string).collect();
@@ -91,8 +98,8 @@ impl Registers {
         [&[0, 0, 0, 1][..], &SHA256, &[3], &bits].concat()
     }
 
-    /// What a fresh policy session has after PolicyPCR: systemd-measure calls it `pol`.
-    pub(crate) fn policy_after(&self, old: &[u8; 32], digest: &[u8; 32]) -> [u8; 32] {
+    /// What a policy session has after PolicyPCR.
+    fn policy_after(&self, old: &[u8; 32], digest: &[u8; 32]) -> [u8; 32] {
         sha256(&[old, &[0x00, 0x00, 0x01, 0x7f], &self.marshalled(), digest])
     }
 
@@ -108,14 +115,18 @@ impl Registers {
                 .filter(|register| !values.contains_key(register))
                 .collect();
             let (read, digests) = tpm.pcr_read(self.some_selection(&missing)?)?;
-            let slots = read
-                .get_selections()
-                .iter()
-                .flat_map(tss_esapi::structures::PcrSelection::selected);
+            let slots = read.get_selections().iter().flat_map(|selection| {
+                let bank = selection.hashing_algorithm();
+                selection.selected().into_iter().map(move |slot| (bank, slot))
+            });
             let before = values.len();
-            for (slot, digest) in slots.zip(digests.value()) {
-                let register = u32::from(slot).trailing_zeros();
-                if let (Ok(register), Ok(value)) = (u8::try_from(register), digest.value().try_into()) {
+            for ((bank, slot), digest) in slots.zip(digests.value()) {
+                let register = u8::try_from(u32::from(slot).trailing_zeros()).unwrap_or(COUNT);
+                // What was not asked for does not stand in for what was: the policy would be about fewer registers.
+                if bank == HashingAlgorithm::Sha256
+                    && missing.contains(&register)
+                    && let Ok(value) = digest.value().try_into()
+                {
                     values.insert(register, value);
                 }
             }
@@ -127,7 +138,6 @@ impl Registers {
                 .hint("tpm2_getcap pcrs shows its banks; tpm2_pcrallocate changes them"));
             }
         }
-        values.retain(|register, _| self.0.contains(register));
         Ok(Pcrs(values))
     }
 }
@@ -180,6 +190,14 @@ impl Pcrs {
         self.registers().policy_after(old, &self.digest())
     }
 
+    /// What a fresh policy session has after PolicyPCR of some of them: systemd-measure calls it `pol`. Nothing if one of
+    /// them is not among these.
+    pub(crate) fn policy_of(&self, some: &Registers) -> Option<[u8; 32]> {
+        let value = |register: &u8| Some((*register, *self.0.get(register)?));
+        let some: Option<BTreeMap<_, _>> = some.0.iter().map(value).collect();
+        Some(Self(some?).policy_after(&[0; 32]))
+    }
+
     /// The registers that have another value now.
     pub(crate) fn changed(&self, now: &Self) -> Vec<u8> {
         let differs = |(register, value): &(&u8, &[u8; 32])| now.0.get(*register) != Some(*value);
@@ -195,9 +213,7 @@ impl Pcrs {
         let now = self.registers().read(tpm)?;
         let changed = self.changed(&now);
         if changed.is_empty() {
-            let mut error = Error::new(Code::Busy, "a PCR changed while it was looked at");
-            error.retry_after = Some(std::time::Duration::from_millis(100));
-            return Ok(error);
+            return Ok(changing());
         }
         let mut names = String::new();
         for register in &changed {
@@ -223,6 +239,13 @@ impl Pcrs {
         }
         Ok(error)
     }
+}
+
+/// The registers were others a moment ago: what a machine does while it starts.
+pub(crate) fn changing() -> Error {
+    let mut error = Error::new(Code::Busy, "a PCR changed while it was looked at");
+    error.retry_after = Some(Duration::from_millis(100));
+    error
 }
 
 /// What is measured into a register (TCG PC Client Platform Firmware Profile; the Linux TPM PCR Registry).

@@ -1,11 +1,12 @@
 //! The PIN: what the TPM checks, and a part of the key of its own, so that a broken TPM alone is not enough.
 
+use kdf_api::argon2id::Cost;
 use kdf_api::{Code, Error, Key, Result, Secret, hkdf};
 
-use crate::argon2id::Cost;
 use crate::credentials;
 use crate::errors::{Failure, Response};
 use crate::lockout::Lockout;
+use crate::patience;
 use crate::tpm::Tpm;
 
 /// A PIN after Argon2id.
@@ -17,8 +18,11 @@ pub(crate) struct Stretched {
 }
 
 impl Stretched {
+    /// Salt and cost come from the enrolment. Where somebody altered them the right PIN becomes a wrong one, and the TPM counts
+    /// it: nothing else in an enrolment knows them, so this cannot be told before. A host that knows its enrolments again, as
+    /// by a keyring's hash, does not hand out an altered one.
     pub(crate) fn new(pin: &Secret, salt: &[u8; 32], cost: Cost) -> Result<Self> {
-        let stretched = cost.hash(pin.expose(), salt)?;
+        let stretched = cost.hash(pin.expose(), salt, 64)?;
         Ok(Self {
             auth: Self::auth(&stretched, salt),
             part: hkdf::sha256(stretched.expose(), salt, &[b"kdf-tpm/v1 pin\n"]),
@@ -36,6 +40,18 @@ impl Stretched {
     }
 }
 
+/// Nobody waits any more for a slow TPM, or soon will not: then the PIN is not tried.
+pub(crate) fn require_time(tpm: &Tpm) -> Result<()> {
+    if tpm.age() + patience::FOR_PIN <= patience::USE {
+        return Ok(());
+    }
+    Err(Error::new(
+        Code::Unavailable,
+        "the TPM answers so slowly that the PIN was not tried",
+    )
+    .hint("see whether something else keeps the TPM busy"))
+}
+
 /// What a refused use means where there is a PIN: a wrong one, with what is left; or none at all for now.
 pub(crate) fn refused(tpm: &mut Tpm, failure: Failure) -> Error {
     if failure.is(Response::AUTH_FAIL) {
@@ -43,17 +59,27 @@ pub(crate) fn refused(tpm: &mut Tpm, failure: Failure) -> Error {
         error.credential = Some(credentials::PIN.to_owned());
         // Asking costs no try. Without an answer the number is left out.
         if let Ok(lockout) = Lockout::read(tpm) {
-            let left = lockout.tries_left();
-            error.tries_left = Some(left);
-            error.hint = Some(format!(
-                "{left} more wrong tries lock the TPM; it forgives one every {}",
-                lockout.interval_text()
+            error.tries_left = lockout.tries_left();
+            error.hint = Some(error.tries_left.map_or_else(
+                || "this TPM counts no wrong tries".to_owned(),
+                |left| {
+                    let interval = lockout.interval_text();
+                    format!("{left} more wrong tries lock the TPM; it forgives one every {interval}")
+                },
             ));
         }
         return error;
     }
     if failure.is(Response::LOCKOUT) {
         return Lockout::read(tpm).map_or_else(|_| failure.into(), |lockout| lockout.error());
+    }
+    if failure.is_absent() {
+        // A host tries again by itself what is `unavailable`; this may count.
+        return Error::new(
+            Code::Internal,
+            "no answer from the TPM while it checked the PIN: whether it counted a wrong one is not known",
+        )
+        .hint("see how many failures health reports, then try again by hand");
     }
     failure.into()
 }

@@ -29,7 +29,7 @@ use tss_esapi::tss2_esys::TPMT_TK_VERIFIED;
 
 use crate::errors::Response;
 use crate::name::{ObjectName, sha256};
-use crate::pcrs::Registers;
+use crate::pcrs::{self, Registers};
 use crate::tpm::Tpm;
 
 /// The setting that names the file.
@@ -193,7 +193,7 @@ impl Approved {
         })?;
         let states = states(path, key)?;
         let among = states.len();
-        let state = Self::current(tpm, states, path)?;
+        let state = Self::current(tpm, states)?;
         let signature = RsaSignature::create(
             HashingAlgorithm::Sha256,
             PublicKeyRsa::try_from(state.signature.as_slice()).map_err(|_| unbuildable())?,
@@ -229,31 +229,20 @@ impl Approved {
         })
     }
 
-    /// One state is the one, or the TPM will say no. Of several the registers tell which.
-    fn current(tpm: &mut Tpm, mut states: Vec<State>, path: &str) -> Result<State> {
+    /// One state is the one, or the TPM will say no. Of several the registers tell which: all are read at once, so that a
+    /// long file costs no more than a short one.
+    fn current(tpm: &mut Tpm, mut states: Vec<State>) -> Result<State> {
         if states.len() > 1 {
-            let mut known: Option<(Registers, [u8; 32])> = None;
-            let mut found = None;
-            for state in &states {
-                let policy = match &known {
-                    Some((registers, policy)) if *registers == state.registers => *policy,
-                    _ => {
-                        let policy = state.registers.read(tpm)?.policy_after(&[0; 32]);
-                        known = Some((state.registers.clone(), policy));
-                        policy
-                    }
-                };
-                if policy == state.policy {
-                    found = Some(state.clone());
-                    break;
-                }
-            }
-            let registers = known.map_or_else(String::new, |(registers, _)| registers.list());
-            return found.ok_or_else(|| unsigned(&registers, states.len()));
+            let now = Registers::all_of(states.iter().map(|state| &state.registers)).read(tpm)?;
+            let is_now = |state: &State| now.policy_of(&state.registers) == Some(state.policy);
+            let Some(found) = states.iter().position(is_now) else {
+                return Err(unsigned(&now.registers(), states.len()));
+            };
+            return Ok(states.swap_remove(found));
         }
         states
             .pop()
-            .ok_or_else(|| Error::new(Code::Internal, format!("{path}: no state left")))
+            .ok_or_else(|| Error::new(Code::Internal, "no signed state is left"))
     }
 
     fn ticket(&self) -> Result<VerifiedTicket> {
@@ -265,16 +254,20 @@ impl Approved {
         tpm.policy_pcr(session, None, self.registers.selection()?)?;
         tpm.policy_authorize(session, &self.policy, &key.name()?, self.ticket()?)
             .map_err(|failure| {
-                if failure.is(Response::POLICY_VALUE) {
-                    unsigned(&self.registers.list(), self.among)
-                } else {
+                if !failure.is(Response::POLICY_VALUE) {
                     failure.into()
+                } else if self.among > 1 {
+                    // It was the one when the registers were read.
+                    pcrs::changing()
+                } else {
+                    unsigned(&self.registers, self.among)
                 }
             })
     }
 }
 
-fn unsigned(registers: &str, among: usize) -> Error {
+fn unsigned(registers: &Registers, among: usize) -> Error {
+    let registers = registers.list();
     Error::new(
         Code::PolicyChanged,
         format!("PCR {registers} is in none of the {among} states that the policy key signed"),
@@ -300,13 +293,12 @@ fn states(path: &str, key: &SigningKey) -> Result<Vec<State>> {
     }
     let fingerprint = base16ct::lower::encode_string(&key.fingerprint());
     let mut states = Vec::new();
-    for entry in &file.sha256 {
+    // What others signed, with longer keys or in other ways, is not ours to read.
+    for entry in file.sha256.iter().filter(|entry| entry.pkfp == fingerprint) {
         let state = entry
             .read()
             .ok_or_else(|| malformed("has a state that is none"))?;
-        if entry.pkfp == fingerprint {
-            states.push(state);
-        }
+        states.push(state);
     }
     states.sort();
     states.dedup_by(|one, other| one.registers == other.registers && one.policy == other.policy);

@@ -1,7 +1,10 @@
 //! The dozen TPM commands that this crate uses, each with the error of its own. Nothing else here knows libtss2.
 //!
 //! Whatever is loaded or started on a TPM through a [`Tpm`] is flushed when it is dropped, after a failure too: tss-esapi
-//! keeps a list. What is flushed earlier, is so because there are only three slots for objects.
+//! keeps a list. But after an answer that makes no sense libtss2 gives no command any more: then it is up to the resource
+//! manager, which flushes all of a client that is gone. What is flushed earlier, is so because there are only three slots for objects.
+
+use std::time::{Duration, Instant};
 
 use kdf_api::Secret;
 use tss_esapi::Context;
@@ -28,6 +31,7 @@ type Result<T> = std::result::Result<T, Failure>;
 /// An open way to a TPM.
 pub(crate) struct Tpm {
     context: Context,
+    opened: Instant,
 }
 
 /// Says what was tried when it failed.
@@ -56,7 +60,15 @@ pub(crate) struct Primary {
 impl Tpm {
     pub(crate) fn open(transport: TctiNameConf) -> Result<Self> {
         let context = Context::new(transport).doing("opening")?;
-        Ok(Self { context })
+        Ok(Self {
+            context,
+            opened: Instant::now(),
+        })
+    }
+
+    /// How long ago it was opened.
+    pub(crate) fn age(&self) -> Duration {
+        self.opened.elapsed()
     }
 
     /// For the one module that starts sessions.

@@ -4,7 +4,6 @@
 //! the one that was meant. So a setting is read here, completely, and only what is left of it goes on.
 
 use std::path::Path;
-use std::str::FromStr as _;
 
 use kdf_api::{Code, Error, Result};
 use tss_esapi::tcti_ldr::TctiNameConf;
@@ -42,14 +41,18 @@ impl Transport {
         matches!(self, Self::Swtpm { .. })
     }
 
-    /// The same for tss-esapi.
+    /// The same for tss-esapi, kind by kind: to find the kind it would compile a regular expression for each.
     pub(crate) fn configuration(&self) -> Result<TctiNameConf> {
-        let text = match self {
-            Self::Device(path) => format!("device:{path}"),
-            Self::Swtpm { host, port } => format!("swtpm:host={host},port={port}"),
-            Self::Tabrmd { bus_name, bus_type } => format!("tabrmd:bus_name={bus_name},bus_type={bus_type}"),
+        let configuration = match self {
+            Self::Device(path) => path.parse().map(TctiNameConf::Device),
+            Self::Swtpm { host, port } => format!("host={host},port={port}")
+                .parse()
+                .map(TctiNameConf::Swtpm),
+            Self::Tabrmd { bus_name, bus_type } => format!("bus_name={bus_name},bus_type={bus_type}")
+                .parse()
+                .map(TctiNameConf::Tabrmd),
         };
-        TctiNameConf::from_str(&text).map_err(|_| refused("is not understood by libtss2"))
+        configuration.map_err(|_| refused("is not understood by libtss2"))
     }
 
     /// Why nothing answers there, as far as that can be seen from here.
@@ -163,6 +166,8 @@ fn refused(why: &str) -> Error {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use std::str::FromStr as _;
+
     use super::*;
 
     #[test]

@@ -7,14 +7,15 @@
 //! The session ends with the last command. A signed policy adds `LoadExternal`, `VerifySignature`, `FlushContext`, PolicyPCR and
 //! PolicyAuthorize; a PIN PolicyAuthValue; a revocable secret `NV_ReadPublic`, `NV_Read` and its policy.
 
-use kdf_api::{Context, Error, Key, Result, Secret};
+use kdf_api::{Code, Context, Error, Key, Result, Secret};
 
 use crate::derivation;
 use crate::enrolment::Enrolment;
 use crate::errors::{Failure, Response};
-use crate::key::Mode;
+use crate::key::{self, Mode};
 use crate::nv;
 use crate::parent::Parent;
+use crate::pcrs;
 use crate::pin::{self, Stretched};
 use crate::policy::Policy;
 use crate::session::{Encrypts, Salted, Then};
@@ -42,7 +43,7 @@ pub(crate) fn derive(
         .as_ref()
         .map(|key| Approved::find(tpm, key, signatures))
         .transpose()?;
-    let key = tpm.load(parent.handle(), object).map_err(not_loaded)?;
+    let key = key::load(tpm, &parent, object)?;
     if let Some(pin) = pin {
         tpm.set_auth(key.into(), &pin.auth)?;
     }
@@ -110,39 +111,34 @@ impl Guarded<'_> {
         session: &Salted,
         command: impl Fn(&mut Tpm, AuthSession) -> std::result::Result<Secret, Failure>,
     ) -> Result<Secret> {
-        for _ in 1..TRIES {
+        for _ in 0..TRIES {
             self.policy.satisfy(tpm, session, self.approved)?;
+            if self.policy.pin {
+                pin::require_time(tpm)?;
+            }
             let used = session.with(tpm, self.encrypts, self.then)?;
             match command(tpm, used) {
                 Ok(output) => return Ok(output),
                 Err(failure) if failure.is(Response::PCR_CHANGED) => {
                     tpm.policy_restart(session.as_policy()?)?;
                 }
-                Err(failure) if failure.is(Response::POLICY_FAILED) => return Err(policy_failed()),
-                Err(failure) => return Err(pin::refused(tpm, failure)),
+                Err(failure) => return Err(self.refused(tpm, failure)),
             }
         }
-        self.policy.satisfy(tpm, session, self.approved)?;
-        let used = session.with(tpm, self.encrypts, self.then)?;
-        command(tpm, used).map_err(|failure| pin::refused(tpm, failure))
+        Err(pcrs::changing())
     }
-}
 
-fn policy_failed() -> Error {
-    Error::new(
-        kdf_api::Code::PolicyChanged,
-        "the TPM says that the policy of the enrolment does not hold",
-    )
-}
-
-/// The parent is the enrolled one, so it is not another TPM's.
-fn not_loaded(failure: Failure) -> Error {
-    if failure.is(Response::INTEGRITY) {
-        return Error::new(
-            kdf_api::Code::Tampered,
-            "the enrolment was altered: this TPM made the parent of its key object, and does not know the object",
-        )
-        .hint("bring the enrolment back from a backup, or open with another slot and enrol anew");
+    fn refused(&self, tpm: &mut Tpm, failure: Failure) -> Error {
+        if failure.is(Response::POLICY_FAILED) {
+            return Error::new(
+                Code::PolicyChanged,
+                "the TPM says that the policy of the enrolment does not hold",
+            )
+            .hint("see what health says of it; if it says that the policy holds, something meddles with the TPM");
+        }
+        if self.policy.pin {
+            return pin::refused(tpm, failure);
+        }
+        failure.into()
     }
-    failure.into()
 }

@@ -109,6 +109,30 @@ fn it_serves_all_verbs() {
     machine.assert_clean();
 }
 
+/// An operator of a TPM that guards nothing against guessing hears of it before relying on a PIN.
+#[test]
+fn enrolment_warns_where_the_tpm_counts_no_wrong_pins() {
+    let machine = Machine::new();
+    machine.tool(&[
+        "tpm2_dictionarylockout",
+        "--setup-parameters",
+        "--max-tries=3",
+        "--recovery-time=0",
+        "--lockout-recovery-time=0",
+    ]);
+    let options = json!({"pin": "true", "argon2": "small"});
+    let id = "6f2b1c0e-8a55-4d0b-9c3e-2f7a1b9d4e62";
+    let (_, told) = ask(&machine, "enroll", &json!({"id": id, "options": options}));
+    assert!(
+        told.starts_with("kdf-tpm: this TPM counts no wrong PINs (its recovery time is 0)"),
+        "{told}"
+    );
+    assert!(
+        told.contains("tpm2_dictionarylockout --setup-parameters"),
+        "{told}"
+    );
+}
+
 /// Invariant 1: neither the PIN nor a key is in what goes to people.
 #[test]
 fn no_secret_is_told() {

@@ -1,4 +1,5 @@
-//! The parent key: known by its Name, wherever it is, and nothing is said to another.
+//! The parent key: known by its Name, wherever it is, and nothing is said to another. Invariant 4: what another TPM made opens
+//! nothing here.
 #![allow(
     missing_docs,
     clippy::unwrap_used,

@@ -1,4 +1,5 @@
-//! The PIN: each wrong one counted once, never tried again; and what power cuts do to it, and to who has none.
+//! The PIN, and invariant 8: each wrong one is counted once, and none is tried again; and what power cuts do to who has a PIN,
+//! and to who has none.
 #![allow(
     missing_docs,
     clippy::unwrap_used,
@@ -10,8 +11,9 @@
 
 mod support;
 
-use kdf_api::{Code, Credentials, Secret, State};
-use support::{Machine, PIN};
+use kdf_api::{Code, Credentials, Retire, Secret, State};
+use support::{Machine, PIN, raw};
+use tss_esapi::interface_types::session_handles::AuthSession;
 
 const LOCKOUT_COUNTER: u32 = 0x20e;
 const WITH_PIN: [(&str, &str); 2] = [("pin", "true"), ("argon2", "small")];
@@ -104,6 +106,90 @@ fn without_a_pin_power_cuts_never_count() {
     }
     assert!(machine.derive(&plain).unwrap().same_as(&keys.0));
     assert!(machine.derive(&sealed).unwrap().same_as(&keys.1));
+}
+
+/// The control: the same cuts, and an HMAC key of somebody else that is used just as often, with no PIN either, but is not marked
+/// noDA. It locks the TPM, and after that nobody's that is marked is concerned.
+#[test]
+fn power_cuts_count_for_an_object_without_a_pin_that_is_guarded_all_the_same() {
+    let mut machine = Machine::new();
+    let enrolment = machine.enroll(&[]);
+    for no_da in [true, false] {
+        for cuts in 1..=3 {
+            let (mut tpm, parent) = raw::open(&machine);
+            let made = tpm
+                .execute_with_session(Some(AuthSession::Password), |tpm| {
+                    tpm.create(parent, raw::hmac_template(no_da), None, None, None, None)
+                })
+                .unwrap();
+            let key = tpm
+                .execute_with_session(Some(AuthSession::Password), |tpm| {
+                    tpm.load(parent, made.out_private, made.out_public)
+                })
+                .unwrap();
+            raw::used(&mut tpm, AuthSession::Password, "hmac", key, &[0; 32]).unwrap();
+            machine.cut();
+            // What it would flush is gone with the power.
+            drop(tpm);
+            machine.start();
+            let expected = if no_da { 0 } else { cuts };
+            assert_eq!(machine.property(LOCKOUT_COUNTER), expected, "noDA {no_da}");
+        }
+    }
+    machine.derive(&enrolment).unwrap();
+}
+
+/// A TPM whose recovery time is 0 guards nothing: nobody is told that it does.
+#[test]
+fn a_tpm_that_counts_nothing_says_so() {
+    let mut machine = Machine::new().with_pin();
+    machine.tool(&[
+        "tpm2_dictionarylockout",
+        "--setup-parameters",
+        "--max-tries=3",
+        "--recovery-time=0",
+        "--lockout-recovery-time=0",
+    ]);
+    let enrolment = machine.enroll(&WITH_PIN);
+    let health = machine.health(&enrolment);
+    assert_eq!(health.state, State::Degraded);
+    let lockout = health.details.iter().find(|detail| detail.name == "lockout");
+    assert!(
+        lockout.unwrap().value.contains("counts no failures"),
+        "{lockout:?}"
+    );
+    assert!(
+        lockout
+            .unwrap()
+            .hint
+            .as_ref()
+            .unwrap()
+            .contains("--setup-parameters")
+    );
+    wrong(&mut machine);
+    for _ in 0..5 {
+        let error = machine.refused(&enrolment, Code::CredentialWrong);
+        assert_eq!(error.tries_left, None);
+        assert!(error.hint.unwrap().contains("counts no wrong tries"));
+    }
+    assert_eq!(machine.property(LOCKOUT_COUNTER), 0);
+    right(&mut machine);
+    machine.derive(&enrolment).unwrap();
+}
+
+/// What can be known without the PIN is known before it is tried.
+#[test]
+fn what_opens_nothing_anyway_costs_no_try() {
+    let mut machine = Machine::new().with_pin();
+    let enrolment = machine.enroll(&[&WITH_PIN[..], &[("revocable", "true")]].concat());
+    let elsewhere = Machine::new().with_pin().enroll(&WITH_PIN);
+    machine.retire(Retire::Enrolment(&enrolment)).unwrap();
+    wrong(&mut machine);
+    machine.refused(&enrolment, Code::NotEnrolled);
+    machine.refused(&elsewhere, Code::WrongDevice);
+    machine.health(&enrolment);
+    assert_eq!(machine.property(LOCKOUT_COUNTER), 0);
+    machine.assert_clean();
 }
 
 /// What the documentation says of a PIN: each power cut after a use counts, an orderly reboot does not.

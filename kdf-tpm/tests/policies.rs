@@ -13,7 +13,9 @@ mod support;
 use base64ct::{Base64, Encoding};
 use kdf_api::{Code, State};
 use serde_json::json;
+use sha2::{Digest as _, Sha256};
 use support::Machine;
+use support::faults::{PCR_READ, code_of};
 use support::signing::{Signer, extended};
 
 const LOCKOUT_COUNTER: u32 = 0x20e;
@@ -216,6 +218,11 @@ fn each_fault_of_a_signature_file_has_its_words() {
         assert!(error.message.contains(words), "{error}");
         machine.assert_clean();
     }
+    // But faults of what somebody else signed are none: that may be a longer key.
+    let mut longer = signed(&other, 11, [0; 32]);
+    longer["sig"] = Base64::encode_string(&[0xee; 512]).into();
+    signer.file(&[longer, good.clone()]);
+    assert!(machine.derive(&enrolment).unwrap().same_as(&key));
     for text in ["", "{", "[]", "{\"sha256\":{}}", "{\"sha256\":[],\"sha256\":[]}"] {
         std::fs::write(&file, text).unwrap();
         machine.refused(&enrolment, Code::InvalidRequest);
@@ -246,4 +253,71 @@ fn signed_and_fixed_registers_together() {
     machine.extend(11, [1; 32]);
     let error = machine.refused(&enrolment, Code::PolicyChanged);
     assert!(error.message.contains("PCR 11 is in none"), "{error}");
+}
+
+/// A file that systemd-measure itself wrote: for the state that a unified kernel image leaves in PCR 11, and for a later phase
+/// of the start.
+#[test]
+fn a_file_of_systemd_measure_opens() {
+    let signer = Signer::new();
+    let mut machine = Machine::new();
+    let image = signer.folder().join("linux");
+    std::fs::write(&image, b"a kernel").unwrap();
+    let file = signer.folder().join("tpm2-pcr-signature.json");
+    let public = signer.folder().join("public.pem");
+    std::fs::write(&public, &signer.public).unwrap();
+    let option = |name: &str, value: &std::path::Path| format!("--{name}={}", value.display());
+    let output = std::process::Command::new("/lib/systemd/systemd-measure")
+        .args(["sign", "--bank=sha256", "--phase=:", "--phase=enter-initrd"])
+        .arg(option("linux", &image))
+        .arg(option("private-key", &signer.private()))
+        .arg(option("public-key", &public))
+        .arg(format!("--tpm2-device={}", machine.tcti()))
+        .output()
+        .expect("systemd-measure is missing: apt install systemd");
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    std::fs::write(&file, output.stdout).unwrap();
+    machine.settings.set("policy-signatures", file.to_str().unwrap());
+
+    let enrolment = machine.enroll(&[("policy-key", signer.public.as_str())]);
+    machine.refused(&enrolment, Code::PolicyChanged);
+    // What systemd-stub measures of an image: the name of each section, and its content.
+    for measured in [&b".linux\0"[..], b"a kernel"] {
+        machine.extend(11, Sha256::digest(measured).into());
+    }
+    let key = machine.derive(&enrolment).unwrap();
+    machine.extend(11, Sha256::digest("enter-initrd").into());
+    assert!(machine.derive(&enrolment).unwrap().same_as(&key));
+    machine.extend(11, Sha256::digest("leave-initrd").into());
+    machine.refused(&enrolment, Code::PolicyChanged);
+}
+
+/// A machine that starts extends PCR 11 again and again. When that happens between our look at it and the TPM's, another signed
+/// state may be the one: a host tries again, and then it opens, or is told that none is.
+#[test]
+fn a_register_that_changes_under_our_hands_is_no_policy_that_changed() {
+    let signer = Signer::new();
+    let mut machine = Machine::new();
+    let (before, after) = ([0; 32], extended([0; 32], [9; 32]));
+    let file = signer.file(&[signed(&signer, 11, before), signed(&signer, 11, after)]);
+    machine.settings.set("policy-signatures", file.to_str().unwrap());
+    let enrolment = machine.enroll(&[("policy-key", signer.public.as_str())]);
+    let key = machine.derive(&enrolment).unwrap();
+    machine.recorder().meddle(|said, forward| {
+        let answer = forward(said);
+        if code_of(said) == PCR_READ {
+            let extended = forward(&support::unhex(&support::extend(11, [9; 32])));
+            assert_eq!(support::response_code(&extended), 0);
+        }
+        Some(answer)
+    });
+    let error = machine.refused(&enrolment, Code::Busy);
+    assert!(error.message.contains("a PCR changed while"), "{error}");
+    machine.recorder().leave_alone();
+    assert!(machine.derive(&enrolment).unwrap().same_as(&key));
+    machine.assert_clean();
 }

@@ -1,4 +1,4 @@
-//! The revocable secret: retired, every copy of the enrolment is dead; and nothing is left that cannot be found.
+//! The revocable secret: retired, every copy of the enrolment is dead; and, invariant 5, nothing is left that cannot be found.
 #![allow(
     missing_docs,
     clippy::unwrap_used,
@@ -12,6 +12,8 @@ mod support;
 
 use kdf_api::{Code, Retire, id};
 use support::Machine;
+use support::faults::{NV_UNDEFINE, NV_WRITE, code_of};
+use support::recorder::Exchange;
 
 const REVOCABLE: [(&str, &str); 1] = [("revocable", "true")];
 
@@ -22,19 +24,29 @@ fn a_retired_enrolment_opens_nothing_and_a_kept_one_does() {
         let old = machine.enroll(&[("mode", mode), ("revocable", "true")]);
         let new = machine.enroll(&[("mode", mode), ("revocable", "true")]);
         let key = machine.derive(&old).unwrap();
+        let (kept, new_wrap) = (
+            machine.wrap(&old, b"a share").unwrap(),
+            machine.wrap(&new, b"a share").unwrap(),
+        );
         machine.reboot();
         assert!(
             machine.derive(&old).unwrap().same_as(&key),
             "without retire it still does"
         );
+        assert_eq!(machine.unwrap(&old, &kept).unwrap().expose(), b"a share");
         let handle = old["nv"]["handle"].as_u64().unwrap();
+        machine.recorded();
         assert_eq!(
             machine.retire(Retire::Enrolment(&old)).unwrap(),
             [format!("nv {handle:#010x}")]
         );
+        let said: Vec<_> = machine.recorded().iter().map(Exchange::code).collect();
+        let place = |code| said.iter().position(|said| *said == code).unwrap();
+        assert!(place(NV_WRITE) < place(NV_UNDEFINE), "overwritten, then removed");
         let error = machine.refused(&old, Code::NotEnrolled);
         assert!(error.message.contains("retired"), "{error}");
-        machine.derive(&new).unwrap();
+        assert_eq!(machine.unwrap(&old, &kept).unwrap_err().code, Code::NotEnrolled);
+        assert_eq!(machine.unwrap(&new, &new_wrap).unwrap().expose(), b"a share");
         assert!(
             machine.retire(Retire::Enrolment(&old)).unwrap().is_empty(),
             "idempotent"
@@ -91,24 +103,14 @@ fn an_index_without_a_secret_is_found_too() {
     let mut machine = Machine::new();
     let number = id::random().unwrap();
     machine.recorder().meddle(|command, forward| {
-        // NV_Write does not get there.
-        (command[6..10] != [0, 0, 1, 0x37]).then(|| forward(command))
+        // Neither the secret gets there, nor our own cleaning up.
+        let lost = [NV_WRITE, NV_UNDEFINE].contains(&code_of(command));
+        (!lost).then(|| forward(command))
     });
     let error = machine.enroll_as(number, &REVOCABLE).unwrap_err();
     assert_eq!(error.code, Code::Unavailable, "{error}");
     machine.recorder().leave_alone();
     machine.power_cut();
-    let left = machine.handles(0x01);
-    if left.is_empty() {
-        // Our own cleaning-up came through. Without it:
-        machine.recorder().meddle(|command, forward| {
-            let code = &command[6..10];
-            (code != [0, 0, 1, 0x37] && code != [0, 0, 1, 0x22]).then(|| forward(command))
-        });
-        machine.enroll_as(number, &REVOCABLE).unwrap_err();
-        machine.recorder().leave_alone();
-        machine.power_cut();
-    }
     assert_eq!(machine.handles(0x01).len(), 1);
     assert_eq!(machine.retire(Retire::Id(number)).unwrap().len(), 1);
     assert!(machine.handles(0x01).is_empty());
@@ -141,11 +143,17 @@ fn indexes_of_others_are_left_alone() {
     machine.derive(&enrolment).unwrap();
     machine.retire(Retire::Id(number)).unwrap();
     assert_eq!(machine.handles(0x01).len(), 2);
-    // And an altered enrolment cannot make us destroy one.
+    // And an altered enrolment cannot make us destroy one; not even with its right Name.
     let mut altered = enrolment;
     altered["nv"]["handle"] = first.into();
     assert!(machine.retire(Retire::Enrolment(&altered)).unwrap().is_empty());
+    let public = machine.tool(&["tpm2_nvreadpublic", &format!("{first:#x}")]);
+    let (_, name) = public.split_once("name: ").unwrap();
+    altered["nv"]["name"] = name.lines().next().unwrap().into();
+    let error = machine.retire(Retire::Enrolment(&altered)).unwrap_err();
+    assert_eq!(error.code, Code::Tampered, "{error}");
     assert_eq!(machine.handles(0x01).len(), 2);
+    machine.assert_clean();
 }
 
 /// Nobody's empty password reads or writes it.

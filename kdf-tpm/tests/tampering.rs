@@ -12,19 +12,27 @@ mod support;
 
 use kdf_api::{Code, Context, Device as _, Secret, Use};
 use serde_json::Value;
+use support::signing::Signer;
 use support::{CONTEXT, Machine, device};
 
-/// Every byte of the enrolment's text, one bit of each.
-#[test]
-fn no_altered_enrolment_gives_the_enrolled_key() {
-    let machine = Machine::new();
-    let options = [
-        ("persist", "true"),
-        ("revocable", "true"),
-        ("pcrs", "sha256:7,16"),
-    ];
-    let enrolment = machine.enroll(&options);
-    let key = machine.derive(&enrolment).unwrap();
+const LOCKOUT_COUNTER: u32 = 0x20e;
+
+/// What an altered enrolment may be called.
+fn is_expected(code: Code) -> bool {
+    matches!(
+        code,
+        Code::InvalidRequest
+            | Code::Unsupported
+            | Code::Tampered
+            | Code::WrongDevice
+            | Code::NotEnrolled
+            | Code::PolicyChanged
+    )
+}
+
+/// Every byte of an enrolment's text, one bit of each. Gives how many were read at all, and how many gave a key.
+fn alter_every_byte(machine: &Machine, enrolment: &Value) -> (usize, usize) {
+    let key = machine.derive(enrolment).unwrap();
     let text = enrolment.to_string().into_bytes();
     let (mut read, mut unrelated) = (0, 0);
     for place in 0..text.len() {
@@ -33,7 +41,7 @@ fn no_altered_enrolment_gives_the_enrolled_key() {
         let Ok(altered) = serde_json::from_slice::<Value>(&altered) else {
             continue;
         };
-        if altered == enrolment {
+        if altered == *enrolment {
             continue;
         }
         read += 1;
@@ -42,23 +50,133 @@ fn no_altered_enrolment_gives_the_enrolled_key() {
                 assert!(!other.same_as(&key), "byte {place}");
                 unrelated += 1;
             }
-            Err(error) => assert!(
-                matches!(
-                    error.code,
-                    Code::InvalidRequest
-                        | Code::Unsupported
-                        | Code::Tampered
-                        | Code::WrongDevice
-                        | Code::NotEnrolled
-                        | Code::PolicyChanged
-                ),
-                "byte {place}: {error}"
-            ),
+            Err(error) => assert!(is_expected(error.code), "byte {place}: {error}"),
         }
     }
+    assert!(machine.derive(enrolment).unwrap().same_as(&key));
+    machine.assert_clean();
+    (read, unrelated)
+}
+
+#[test]
+fn no_altered_enrolment_gives_the_enrolled_key() {
+    let machine = Machine::new();
+    let enrolment = machine.enroll(&[
+        ("persist", "true"),
+        ("revocable", "true"),
+        ("pcrs", "sha256:7,16"),
+    ]);
+    let (read, unrelated) = alter_every_byte(&machine, &enrolment);
     assert!(read > 500 && unrelated > 10, "{read} {unrelated}");
+}
+
+/// The same with the key of a signed policy in it.
+#[test]
+fn no_altered_enrolment_with_a_policy_key_gives_the_enrolled_key() {
+    let signer = Signer::new();
+    let mut machine = Machine::new();
+    let file = signer.file(&[signer.sign(&[(11, [0; 32])])]);
+    machine.settings.set("policy-signatures", file.to_str().unwrap());
+    let enrolment = machine.enroll(&[
+        ("mode", "sealed"),
+        ("persist", "true"),
+        ("policy-key", &signer.public),
+    ]);
+    let (read, unrelated) = alter_every_byte(&machine, &enrolment);
+    assert!(read > 700 && unrelated > 10, "{read} {unrelated}");
+
+    // Another key, of somebody who signed this state, in the place of the enrolled one.
+    let other = Signer::new();
+    let file = other.file(&[other.sign(&[(11, [0; 32])])]);
+    machine.settings.set("policy-signatures", file.to_str().unwrap());
+    let mut altered = enrolment;
+    altered["policy_key"] = other.public.into();
+    machine.refused(&altered, Code::Tampered);
+}
+
+/// With a PIN, every field in several places. Altered, it costs no try of the PIN; but for what the PIN is stretched with: that
+/// makes another PIN of it, which the TPM counts as a wrong one. Nothing in the enrolment could tell before.
+#[test]
+fn no_altered_enrolment_with_a_pin_gives_the_enrolled_key() {
+    let machine = Machine::new().with_pin();
+    machine.tool(&[
+        "tpm2_dictionarylockout",
+        "--setup-parameters",
+        "--max-tries=1000",
+        "--recovery-time=1000",
+        "--lockout-recovery-time=1000",
+    ]);
+    let enrolment = machine.enroll(&[
+        ("persist", "true"),
+        ("pin", "true"),
+        ("argon2", "small"),
+        ("revocable", "true"),
+        ("pcrs", "sha256:7"),
+    ]);
+    let key = machine.derive(&enrolment).unwrap();
+    let mut leaves = Vec::new();
+    pointers(&enrolment, String::new(), &mut leaves);
+    assert!(leaves.len() >= 13, "{leaves:?}");
+    let (mut unrelated, mut counted) = (0, 0);
+    for leaf in &leaves {
+        let stretches = leaf == "/salt" || leaf.starts_with("/pin/argon2/");
+        for value in altered_values(enrolment.pointer(leaf).unwrap()) {
+            let mut altered = enrolment.clone();
+            *altered.pointer_mut(leaf).unwrap() = value.clone();
+            match machine.derive(&altered) {
+                Ok(other) => {
+                    assert!(!other.same_as(&key), "{leaf} {value}");
+                    unrelated += 1;
+                }
+                Err(error) if error.code == Code::CredentialWrong => {
+                    assert!(stretches, "{leaf} {value}: {error}");
+                    counted += 1;
+                }
+                Err(error) => assert!(is_expected(error.code), "{leaf} {value}: {error}"),
+            }
+            assert_eq!(machine.property(LOCKOUT_COUNTER), counted, "{leaf} {value}");
+        }
+    }
+    // Only what the TPM keeps no record of gives a key: that there is a revocable secret.
+    assert_eq!(unrelated, 0);
+    assert!(counted >= 4, "{counted}");
+    let mut without = enrolment.clone();
+    without["nv"] = Value::Null;
+    assert!(!machine.derive(&without).unwrap().same_as(&key));
     assert!(machine.derive(&enrolment).unwrap().same_as(&key));
     machine.assert_clean();
+}
+
+/// Where the values of a JSON text stand.
+fn pointers(value: &Value, at: String, all: &mut Vec<String>) {
+    match value {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                pointers(value, format!("{at}/{name}"), all);
+            }
+        }
+        Value::Null => {}
+        _ => all.push(at),
+    }
+}
+
+/// A number and its neighbours; a text with one character changed, at five places of it.
+fn altered_values(value: &Value) -> Vec<Value> {
+    match value {
+        Value::Number(number) => {
+            let number = number.as_u64().unwrap();
+            vec![(number + 1).into(), (number - 1).into()]
+        }
+        Value::String(text) => (0..5)
+            .map(|part| text.len() * part / 5)
+            .map(|place| {
+                let mut text = text.clone().into_bytes();
+                text[place] = if text[place] == b'b' { b'c' } else { b'b' };
+                Value::String(String::from_utf8(text).unwrap())
+            })
+            .collect(),
+        _ => panic!("{value}"),
+    }
 }
 
 /// Parts of one enrolment in another of the same TPM.
@@ -102,10 +220,10 @@ fn a_policy_cannot_be_taken_off() {
     let mut other = enrolment;
     other["mode"] = "sealed".into();
     machine.refused(&other, Code::Tampered);
-    assert_eq!(machine.property(0x20e), 0, "and costs no try");
+    assert_eq!(machine.property(LOCKOUT_COUNTER), 0, "and costs no try");
 }
 
-/// A wrapped secret opens in its own context alone, and no altered one opens.
+/// Invariants 3 and 4: a wrapped secret opens in its own context alone, and no altered one opens.
 #[test]
 fn no_altered_wrap_opens() {
     let machine = Machine::new();

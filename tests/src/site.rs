@@ -63,6 +63,16 @@ impl Site {
         self.slot(name, &bin("kdf-software"), &[("sysroot", &sysroot)])
     }
 
+    /// The same machine with a slot of kdf-tpm on a software TPM, and with more lines about that slot.
+    #[must_use]
+    pub fn tpm_slot(self, name: &str, tcti: &str, more: &str) -> Self {
+        let program = bin("kdf-tpm").display().to_string();
+        self.config(&format!(
+            "[slot.{name}]\nprogram = \"{program}\"\n{more}\n[slot.{name}.settings]\n\
+             tcti = \"{tcti}\"\nallow-simulator = \"true\"\n"
+        ))
+    }
+
     /// The same machine with a slot of any KDF executable.
     #[must_use]
     pub fn slot(self, name: &str, program: &Path, settings: &[(&str, &str)]) -> Self {
@@ -104,6 +114,13 @@ impl Site {
     pub fn rewrite_config(&mut self, change: impl FnOnce(&str) -> String) {
         self.config = change(&self.config);
         self.write_config();
+    }
+
+    /// Leaves one slot in the configuration, so that no other can help; gives the whole of it back.
+    pub fn leave_slot(&mut self, name: &str) -> String {
+        let whole = self.config.clone();
+        self.rewrite_config(|whole| only_slot(whole, name));
+        whole
     }
 
     fn write_config(&self) {
@@ -195,6 +212,24 @@ impl Site {
         let name = source.file_name().unwrap().to_str().unwrap();
         self.program(name, &fs::read_to_string(source).unwrap())
     }
+}
+
+/// The configuration without the other slots.
+fn only_slot(config: &str, slot: &str) -> String {
+    let mut kept = String::new();
+    let mut keep = true;
+    for line in config.lines() {
+        if line.starts_with('[') {
+            keep = !line.starts_with("[slot.")
+                || line.starts_with(&format!("[slot.{slot}]"))
+                || line.starts_with(&format!("[slot.{slot}."));
+        }
+        if keep {
+            kept.push_str(line);
+            kept.push('\n');
+        }
+    }
+    kept
 }
 
 /// Made-up hardware with far more than the bits that kdf-software asks for.

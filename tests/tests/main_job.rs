@@ -9,14 +9,17 @@
 
 use unsealer_tests::openbao::{OpenBao, Storage};
 use unsealer_tests::site::{Site, source};
+use unsealer_tests::swtpm::Swtpm;
 
 /// Each kind of program alone brings a killed server back: so each of them wraps and unwraps the shares.
 #[test]
-fn five_kinds_of_programs_each_bring_a_server_back() {
+fn six_kinds_of_programs_each_bring_a_server_back() {
     let mut server = OpenBao::start(Storage::Raft);
+    let mut tpm = Swtpm::new();
     let site = Site::new(&server.address())
         .file_slot("file")
-        .software_slot("fingerprint");
+        .software_slot("fingerprint")
+        .tpm_slot("tpm", &tpm.tcti(), "");
     let (vendor, keeper, hook) = (
         site.copy_program(&source("docs/examples/vendor-kdf.py")),
         site.copy_program(&source("docs/examples/vendor-keeper.py")),
@@ -37,33 +40,15 @@ fn five_kinds_of_programs_each_bring_a_server_back() {
     site.init();
     site.expect(&["status"], 0);
 
-    let whole = std::fs::read_to_string(site.config_file()).unwrap();
-    for slot in ["file", "fingerprint", "vendor", "keeper", "hook"] {
+    for slot in ["file", "fingerprint", "tpm", "vendor", "keeper", "hook"] {
         server.kill_9();
+        tpm.reboot();
         server.restart();
         site.expect(&["status"], 2);
-        // Only this slot is configured, so no other can have helped.
-        site.rewrite_config(|_| only_slot(&whole, slot));
+        let whole = site.leave_slot(slot);
         let report = site.json(&["unseal"], 0);
         assert_eq!(report["open"], true, "{slot}");
         site.expect(&["status"], 0);
+        site.rewrite_config(|_| whole);
     }
-}
-
-/// The configuration without the other slots.
-fn only_slot(config: &str, slot: &str) -> String {
-    let mut kept = String::new();
-    let mut keep = true;
-    for line in config.lines() {
-        if line.starts_with('[') {
-            keep = !line.starts_with("[slot.")
-                || line.starts_with(&format!("[slot.{slot}]"))
-                || line.starts_with(&format!("[slot.{slot}."));
-        }
-        if keep {
-            kept.push_str(line);
-            kept.push('\n');
-        }
-    }
-    kept
 }

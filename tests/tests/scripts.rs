@@ -1,5 +1,5 @@
 //! The scripts that fetch what the tests need: silent when nothing is to do, strict about what they fetch, clear when
-//! they cannot.
+//! they cannot. And what `make install` puts where, and `make uninstall` takes away.
 
 #![allow(
     clippy::unwrap_used,
@@ -7,14 +7,17 @@
     reason = "a test fails by panicking"
 )]
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use unsealer_tests::openbao::VERSION;
-use unsealer_tests::process::{Finished, run, write_program};
+use unsealer_tests::process::{Finished, bin, run, write_program};
+use unsealer_tests::site::source;
 
 const MISSING: &str = "no-such-package-in-debian";
 
@@ -136,6 +139,109 @@ fn setup_debian_fails_when_apt_does() {
         said.contains("E: no network") && said.contains("apt did not install"),
         "{said}"
     );
+}
+
+/// Every program of the product, as a release has them.
+const PROGRAMS: [&str; 3] = ["kdf-file", "kdf-software", "kdf-tpm"];
+
+#[test]
+fn install_puts_every_program_in_its_place_and_uninstall_takes_it_away() {
+    let tree = Tree::new();
+    let place = tree.folder.path().join("place");
+    tree.make("install", &place);
+    let prefix = place.join("usr");
+    let libexec = prefix.join("libexec/unsealer");
+    assert_eq!(names(&libexec), PROGRAMS.map(str::to_owned).into());
+    for name in PROGRAMS {
+        let program = libexec.join(name);
+        let mode = fs::metadata(&program).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o755, "{name}");
+        // As it is found where it belongs: by its checks, and by what it says of itself.
+        let mut describe = Command::new(prefix.join("bin/unsealer"));
+        describe.env_clear().args(["kdf", "describe"]).arg(&program);
+        let described = start(&mut describe);
+        assert_eq!(described.code(), 0, "{described:?}");
+        assert!(
+            described.stdout_text().starts_with(&format!("{name} ")),
+            "{described:?}"
+        );
+    }
+    assert!(prefix.join("share/doc/unsealer/docs/getting-started.md").exists());
+    let completions = fs::read_to_string(prefix.join("share/bash-completion/completions/unsealer")).unwrap();
+    assert!(completions.contains("unsealer"), "{completions}");
+
+    // What is not ours stays, and what an operator has made.
+    let key = place.join("var/lib/unsealer/keyring.json");
+    fs::create_dir_all(key.parent().unwrap()).unwrap();
+    fs::write(&key, "a keyring").unwrap();
+    tree.make("uninstall", &place);
+    assert_eq!(files(&place), [key]);
+}
+
+/// The parts of the source tree that `make install` needs, with the programs as they were built for the tests.
+struct Tree {
+    folder: tempfile::TempDir,
+}
+
+impl Tree {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        // The copies are run: it is another process that writes them, as no test may hold them open then.
+        let copy = |from: &Path, to: &str| {
+            let mut copy = Command::new("/usr/bin/cp");
+            let finished = start(copy.arg("-r").arg(from).arg(folder.path().join(to)));
+            assert_eq!(finished.code(), 0, "{finished:?}");
+        };
+        for name in [
+            "Makefile",
+            "Cargo.toml",
+            "scripts",
+            "docs",
+            "README.md",
+            "CHANGELOG.md",
+            "SECURITY.md",
+            "LICENSE",
+        ] {
+            copy(&source(name), name);
+        }
+        fs::create_dir_all(folder.path().join("target/release")).unwrap();
+        for name in PROGRAMS.into_iter().chain(["unsealer"]) {
+            copy(&bin(name), &format!("target/release/{name}"));
+        }
+        Self { folder }
+    }
+
+    fn make(&self, target: &str, place: &Path) {
+        let mut make = Command::new("/usr/bin/make");
+        make.arg(target)
+            .args(["CARGO=true", "PREFIX=/usr"])
+            .arg(format!("DESTDIR={}", place.display()))
+            .current_dir(self.folder.path())
+            .env_remove("MAKEFLAGS");
+        let finished = start(&mut make);
+        assert_eq!(finished.code(), 0, "{finished:?}");
+    }
+}
+
+fn names(folder: &Path) -> BTreeSet<String> {
+    let entries = fs::read_dir(folder).unwrap();
+    entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect()
+}
+
+/// Every file below a folder.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files(&path));
+        } else {
+            found.push(path);
+        }
+    }
+    found
 }
 
 /// A machine of which only the commands differ: a PATH with what the script needs and with stand-ins.

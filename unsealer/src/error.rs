@@ -10,6 +10,7 @@ use kdf_api::trusted_path::quoted;
 use crate::exit::Exit;
 use crate::keyring::Fault;
 use crate::state::seen;
+use crate::told;
 use crate::vault;
 
 /// An error of the unsealer. Never holds a secret.
@@ -92,7 +93,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// No slot of the keyring opened.
-    #[error("no slot opens the keyring {}:{}", path.display(), crate::slots::list_outcomes(outcomes))]
+    #[error("no slot opens the keyring {}", path.display())]
     NoSlotOpens {
         /// The keyring.
         path: PathBuf,
@@ -171,12 +172,16 @@ impl Error {
     /// What was found out besides, one a line: a KDF's findings, and the last that its program wrote to stderr.
     pub fn findings(&self) -> Vec<String> {
         match self {
-            Self::Kdf(error) | Self::Slot { error, .. } => error
-                .details
-                .iter()
-                .map(|detail| format!("{}: {}", detail.name, detail.value))
-                .collect(),
+            Self::Kdf(error) | Self::Slot { error, .. } => told::findings(error),
             _ => Vec::new(),
+        }
+    }
+
+    /// The slots that were tried in vain, each with what became of it; empty unless that is what went wrong.
+    pub fn slots(&self) -> &[(String, kdf_api::Error)] {
+        match self {
+            Self::NoSlotOpens { outcomes, .. } => outcomes,
+            _ => &[],
         }
     }
 

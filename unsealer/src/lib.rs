@@ -33,6 +33,7 @@ pub mod places;
 pub mod report;
 pub mod slots;
 pub mod state;
+mod told;
 pub mod vault;
 
 pub use error::Error;

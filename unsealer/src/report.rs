@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::error::Error;
 use crate::exit::Exit;
+use crate::told;
 
 /// How results are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -91,7 +92,7 @@ pub fn finish(format: Format, outcome: Result<Report, Error>) -> Exit {
         Ok(report) => report,
         Err(error) => match format {
             Format::Text => {
-                let mut lines = String::new();
+                let mut lines = told::slots_text(error.slots());
                 for line in error.findings().into_iter().chain(error.hint()) {
                     lines.push_str("\n  ");
                     lines.push_str(&line);
@@ -101,7 +102,10 @@ pub fn finish(format: Format, outcome: Result<Report, Error>) -> Exit {
             }
             Format::Json => {
                 let exit = error.exit();
-                let json = json!({"error": {"message": error.to_string(), "findings": error.findings(), "hint": error.hint(), "exit": exit as u8}});
+                let json = json!({"error": {
+                    "message": error.to_string(), "findings": error.findings(), "hint": error.hint(),
+                    "slots": told::slots_json(error.slots()), "exit": exit as u8,
+                }});
                 Report {
                     exit,
                     text: String::new(),

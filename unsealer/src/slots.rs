@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::rc::Rc;
 
 use kdf_api::host::{
@@ -63,6 +62,11 @@ impl<'a> Slots<'a> {
 
     /// Opens one slot of a keyring, in a fresh process of its program.
     pub fn open(&self, body: &Body, slot: &Slot) -> Result<Opened> {
+        self.try_to_open(body, slot)
+            .map_err(|error| self.with_source(&slot.name, error))
+    }
+
+    fn try_to_open(&self, body: &Body, slot: &Slot) -> Result<Opened> {
         let context = keyring::slot_context(body.id, body.epoch, &slot.name)?;
         let (ikm, advice) = match (self.backing(&slot.name)?, slot.kind) {
             (
@@ -157,6 +161,11 @@ impl<'a> Slots<'a> {
 
     /// Enrols a slot, proves its program, and wraps the keyring's data key. Whoever calls this has journalled `id`.
     pub fn enroll(&self, name: &str, id: Uuid, keyring: &Keyring) -> Result<Slot> {
+        self.try_to_enroll(name, id, keyring)
+            .map_err(|error| self.with_source(name, error))
+    }
+
+    fn try_to_enroll(&self, name: &str, id: Uuid, keyring: &Keyring) -> Result<Slot> {
         let configured = self.configured(name)?;
         let context = keyring::slot_context(keyring.body.id, keyring.body.epoch, name)?;
         let made = match self.backing(name)? {
@@ -284,6 +293,22 @@ impl<'a> Slots<'a> {
         })
     }
 
+    /// A program that lacks a credential cannot know where ours come from.
+    fn with_source(&self, slot: &str, mut error: kdf_api::Error) -> kdf_api::Error {
+        let configured = |credential: &String| {
+            let slot = self.config.slot.get(slot);
+            slot.is_some_and(|slot| slot.credentials.contains_key(credential))
+        };
+        if let (Code::CredentialNeeded, Some(credential), None) = (error.code, &error.credential, &error.hint)
+            && !configured(credential)
+        {
+            error.hint = Some(format!(
+                "name its source under [slot.{slot}], as in credentials = {{ {credential} = \"prompt\" }}"
+            ));
+        }
+        error
+    }
+
     fn credentials(&self, name: &str, slot: &config::Slot) -> Result<Rc<Credentials>> {
         if let Some(known) = self.credentials.borrow().get(name) {
             return Ok(Rc::clone(known));
@@ -335,19 +360,4 @@ pub(crate) fn program(slot: &config::Slot, live: bool) -> Result<Program> {
 fn mismatch(what: &str) -> kdf_api::Error {
     kdf_api::Error::new(Code::InvalidRequest, format!("the slot {what}"))
         .hint("the `kind` in the configuration does not fit the keyring")
-}
-
-/// Each slot and what became of it, one a line.
-pub(crate) fn list_outcomes(outcomes: &[(String, kdf_api::Error)]) -> String {
-    let mut lines = String::new();
-    for (slot, error) in outcomes {
-        let _ = write!(lines, "\n  {slot}: {error}");
-        for detail in &error.details {
-            let _ = write!(lines, "\n    {}: {}", detail.name, detail.value);
-        }
-        if let Some(hint) = &error.hint {
-            let _ = write!(lines, "\n    {hint}");
-        }
-    }
-    lines
 }

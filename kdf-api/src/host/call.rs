@@ -6,6 +6,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use super::cancel::{Cancel, UnderWay};
 use super::check::Checked;
 use super::spawn::spawn;
 use super::talk::{Ended, Talk};
@@ -52,15 +53,24 @@ pub struct Finished {
 
 impl Checked {
     /// Runs the program. [`Code::BrokenProgram`] if it does not answer in time, writes too much, or ends with anything but
-    /// status 0 or 1. When this returns it has ended, and everything in its process group with it.
+    /// status 0 or 1; [`Code::Cancelled`] if it is called off ([`Program::cancelled_by`](super::Program::cancelled_by)).
+    /// When this returns it has ended, and everything in its process group with it.
     pub fn call(&self, call: &Call<'_>) -> Result<Finished> {
+        let _under_way = UnderWay::begin();
+        if self.cancel.as_ref().is_some_and(Cancel::is_cancelled) {
+            return Err(self.cancelled());
+        }
         let deadline = Instant::now() + call.timeout.min(FOR_EVER);
         let (mut command, kept) = self.command(call.arguments);
         set_up_stdio(&mut command, call);
         let running = spawn(command, kept, deadline).map_err(|error| self.not_started(&error))?;
 
-        let mut talk = Talk::start(running, call).map_err(|error| self.not_started(&error))?;
+        let mut talk =
+            Talk::start(running, call, self.cancel.as_ref()).map_err(|error| self.not_started(&error))?;
         let outcome = talk.until(deadline);
+        if matches!(outcome, Ok(Ended::Cancelled)) {
+            talk.take_leave();
+        }
         let Talk {
             running,
             output,
@@ -75,6 +85,7 @@ impl Checked {
             Err(error)
         };
         match (outcome, status) {
+            (Ok(Ended::Cancelled), _) => Err(self.cancelled()),
             (Ok(Ended::Late), _) => broken(format!("gave no answer within {}", seconds(call.timeout))),
             (Ok(Ended::Flooded), _) => broken(format!("wrote more than {} bytes to its stdout", call.most)),
             (Ok(Ended::Itself), Some(status)) => match status.code() {
@@ -94,6 +105,14 @@ impl Checked {
                 Err(Error::new(Code::Unavailable, message))
             }
         }
+    }
+
+    fn cancelled(&self) -> Error {
+        let path = self.path().display();
+        Error::new(
+            Code::Cancelled,
+            format!("{path} was called off: its answer is not needed any more"),
+        )
     }
 
     fn not_started(&self, error: &io::Error) -> Error {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use rustix::fs::{Access, AtFlags, CWD, Mode};
 
+use super::cancel::Cancel;
 use super::pin::pinned_copy;
 use super::program::{Program, ProgramDirs};
 use super::script::{HEAD, Line};
@@ -22,6 +23,7 @@ pub struct Checked {
     form: Form,
     identity: Identity,
     environment: Vec<(String, String)>,
+    pub(super) cancel: Option<Cancel>,
 }
 
 #[derive(Debug)]
@@ -73,6 +75,7 @@ impl Program {
             form,
             identity,
             environment: self.environment.clone(),
+            cancel: self.cancel.clone(),
         })
     }
 }

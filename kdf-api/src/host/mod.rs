@@ -5,6 +5,9 @@
 //! simplest kind of KDF there is. [`prove_derive`], [`prove_keep`] and [`prove_hook`] are for the moment of enrolment, before
 //! a key is trusted.
 //!
+//! Calls may run side by side, each in a thread and with an [`Executable`] or [`Hook`] of its own: none waits for another,
+//! and each ends what its own program started. A [`Cancel`] calls off those that are not needed any more.
+//!
 //! ```no_run
 //! use kdf_api::host::{Device, Executable, Program, ProgramDirs};
 //! use kdf_api::{Context, Credentials, EnrollRequest, Place, Use, Values};
@@ -24,6 +27,7 @@
 //! ```
 
 mod call;
+mod cancel;
 mod check;
 mod executable;
 mod hook;
@@ -37,6 +41,7 @@ mod stderr;
 mod talk;
 
 pub use call::{Call, Finished};
+pub use cancel::{Cancel, wait_for_calls};
 pub use check::Checked;
 pub use executable::Executable;
 pub use hook::{Hook, hook_key};

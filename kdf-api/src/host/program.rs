@@ -7,16 +7,18 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::cancel::Cancel;
 use crate::error::{Code, Error, Result};
 
 /// An executable as configuration names it: never read from a stored file.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Program {
     path: PathBuf,
     pub(super) pins: Vec<[u8; 32]>,
     pub(super) environment: Vec<(String, String)>,
     cap: Duration,
     pub(super) live: bool,
+    pub(super) cancel: Option<Cancel>,
 }
 
 /// How long a call may take where configuration sets no limit, whatever the program itself declares.
@@ -40,6 +42,7 @@ impl Program {
             environment: Vec::new(),
             cap: LONGEST,
             live: false,
+            cancel: None,
         })
     }
 
@@ -80,6 +83,13 @@ impl Program {
     #[must_use]
     pub const fn live(mut self) -> Self {
         self.live = true;
+        self
+    }
+
+    /// The same program, whose calls can be called off: [`Code::Cancelled`].
+    #[must_use]
+    pub fn cancelled_by(mut self, cancel: &Cancel) -> Self {
+        self.cancel = Some(cancel.clone());
         self
     }
 

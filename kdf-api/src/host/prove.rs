@@ -83,7 +83,12 @@ pub fn prove_keep(
         Ok(_) => Err(broken(device, "unwraps for another context than it wrapped for")),
         Err(error) if matches!(error.code, Code::WrongDevice | Code::Tampered) => Ok(()),
         // It proves nothing either way.
-        Err(error) if error.code == Code::BrokenProgram || error.code.retry() != Retry::Never => Err(error),
+        Err(error)
+            if matches!(error.code, Code::BrokenProgram | Code::Cancelled)
+                || error.code.retry() != Retry::Never =>
+        {
+            Err(error)
+        }
         Err(error) => {
             let what = format!("answers {} to another context, and not wrong-device", error.code);
             Err(broken(device, &what))

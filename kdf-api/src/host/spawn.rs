@@ -88,6 +88,11 @@ impl Running {
         }
     }
 
+    /// Asks the child and its process group to end.
+    pub(super) fn ask_to_end(&self) {
+        let _ = rustix::process::kill_process_group(pid(&self.child), Signal::TERM);
+    }
+
     /// Ends the child and its process group, and says how the child ended.
     pub(super) fn end(mut self) -> Option<ExitStatus> {
         self.kill_and_reap()

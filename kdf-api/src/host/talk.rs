@@ -10,12 +10,17 @@ use rustix::io::Errno;
 use zeroize::Zeroize;
 
 use super::call::Call;
+use super::cancel::Cancel;
 use super::spawn::Running;
 use super::stderr::Stderr;
 use crate::protocol::SecretBuffer;
 
 /// How long output is read after the program has ended: what it started may hold the pipes open for ever.
 const LINGER: Duration = Duration::from_millis(100);
+/// How long a program that is called off may take to end. Long enough for some commands to a device: a TPM without a
+/// resource manager keeps the sessions and objects of a client that was killed. Short enough for whoever waits for the
+/// process to end.
+const LEAVE: Duration = Duration::from_secs(1);
 /// What is read at once: the capacity of a Linux pipe, so that what was written together is read together.
 const CHUNK: usize = 64 * 1024;
 
@@ -34,6 +39,9 @@ pub(super) struct Talk<'a> {
     chunk: Vec<u8>,
     /// When the child ended.
     ended: Option<Instant>,
+    linger: Duration,
+    /// None once it is called off.
+    cancel: Option<&'a Cancel>,
 }
 
 /// How a conversation ended.
@@ -42,6 +50,7 @@ pub(super) enum Ended {
     Itself,
     Late,
     Flooded,
+    Cancelled,
 }
 
 /// What to wait for.
@@ -51,10 +60,15 @@ enum Source {
     Stdout,
     Stderr,
     End,
+    Cancel,
 }
 
 impl<'a> Talk<'a> {
-    pub(super) fn start(mut running: Running, call: &Call<'a>) -> io::Result<Self> {
+    pub(super) fn start(
+        mut running: Running,
+        call: &Call<'a>,
+        cancel: Option<&'a Cancel>,
+    ) -> io::Result<Self> {
         let stdin = running.child.stdin.take();
         let stdout = running.child.stdout.take();
         let stderr_pipe = running.child.stderr.take();
@@ -77,16 +91,20 @@ impl<'a> Talk<'a> {
             stderr: Stderr::new(call.live),
             chunk: vec![0; CHUNK],
             ended: None,
+            linger: LINGER,
+            cancel,
         })
     }
 
-    /// Talks until the child has ended and all is read, or until there is no more time.
+    /// Talks until the child has ended and all is read, until it is called off, or until there is no more time.
     pub(super) fn until(&mut self, deadline: Instant) -> io::Result<Ended> {
         loop {
             if self.ended.is_some() && self.stdout.is_none() && self.stderr_pipe.is_none() {
                 return Ok(Ended::Itself);
             }
-            let until = self.ended.map_or(deadline, |ended| deadline.min(ended + LINGER));
+            let until = self
+                .ended
+                .map_or(deadline, |ended| deadline.min(ended + self.linger));
             let Some(left) = until
                 .checked_duration_since(Instant::now())
                 .filter(|left| !left.is_zero())
@@ -106,12 +124,23 @@ impl<'a> Talk<'a> {
                         self.ended = Some(Instant::now());
                         self.stdin = None;
                     }
+                    Source::Cancel => return Ok(Ended::Cancelled),
                 }
             }
             if self.output.as_bytes().len() > self.most {
                 return Ok(Ended::Flooded);
             }
         }
+    }
+
+    /// Tells the child and its group to end, and hears them out, for a moment at most: until nobody is left who holds its
+    /// pipes. What they say is of no use, but with a pipe that nobody reads they would hang, or die of it.
+    pub(super) fn take_leave(&mut self) {
+        self.cancel = None;
+        self.stdin = None;
+        self.linger = LEAVE;
+        self.running.ask_to_end();
+        let _ = self.until(Instant::now() + LEAVE);
     }
 
     /// What is ready. Errors and ends of a pipe count as ready: reading or writing tells.
@@ -134,6 +163,7 @@ impl<'a> Talk<'a> {
                 PollFlags::IN,
             ),
             (Source::End, pidfd, PollFlags::IN),
+            (Source::Cancel, self.cancel.map(Cancel::event), PollFlags::IN),
         ];
         let (sources, mut polled): (Vec<_>, Vec<_>) = awaited
             .into_iter()

@@ -5,19 +5,21 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use serde_json::{Value, json};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use crate::backend::{Credentials, EnrollRequest, Health, Place, Retire, Use, Values};
+use super::look::Look;
+use crate::backend::{Backend, Credentials, EnrollRequest, Health, Place, Retire, Use, Values};
 use crate::context::Context;
 use crate::description::Described;
-use crate::device::Device;
+use crate::device::{Device, InProcess};
 use crate::error::{Code, Error, Result};
 use crate::id;
 use crate::json;
 use crate::protocol::{Answer, LIMITS, MAX_MESSAGE, SecretBuffer};
+use crate::role::Speaks;
 use crate::secret::Secret;
 use crate::wrap::MAX_SECRET;
 
@@ -116,7 +118,7 @@ struct UseArguments {
     context: String,
 }
 
-fn pair(text: &str) -> std::result::Result<(String, String), &'static str> {
+pub(super) fn pair(text: &str) -> std::result::Result<(String, String), &'static str> {
     text.split_once('=')
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .ok_or("expected NAME=VALUE")
@@ -127,17 +129,19 @@ fn uuid(text: &str) -> std::result::Result<Uuid, &'static str> {
 }
 
 /// Runs what the command line asks for.
-pub(super) fn run(device: &mut dyn Device) -> ExitCode {
+pub(super) fn run<B: Backend>(device: &mut InProcess<B>, looks: &[Look<B>]) -> ExitCode
+where
+    B::Role: Speaks<B>,
+{
     let described = match device.describe() {
         Ok(described) => described,
         Err(error) => return super::complain(device, &error),
     };
-    let command = command(&described);
-    let parsed = command
-        .try_get_matches()
-        .and_then(|matches| CommandLine::from_arg_matches(&matches));
-    let command = match parsed {
-        Ok(CommandLine { command }) => command,
+    let mut whole = looks.iter().fold(command(&described), |whole, look| {
+        whole.subcommand(look.command())
+    });
+    let asked = match Asked::read(&mut whole, looks) {
+        Ok(asked) => asked,
         Err(usage) => {
             // Help and version are errors to clap; it prints them to stdout.
             let _ = usage.print();
@@ -148,9 +152,41 @@ pub(super) fn run(device: &mut dyn Device) -> ExitCode {
             };
         }
     };
-    match execute(device, &described, command) {
-        Ok(output) => super::say(&output),
+    let outcome = match asked {
+        Asked::Common(command) => execute(device, &described, whole, command).map(|output| (output, true)),
+        Asked::Own(look, given) => look
+            .run(device, &given)
+            .map(|found| (found.print(), found.is_fine())),
+    };
+    match outcome {
+        Ok((output, true)) => super::say(&output),
+        Ok((output, false)) => {
+            super::say(&output);
+            ExitCode::FAILURE
+        }
         Err(error) => super::complain(device, &error),
+    }
+}
+
+/// What the command line asks for.
+enum Asked<'a, B: Backend> {
+    Common(Command),
+    Own(&'a Look<B>, ArgMatches),
+}
+
+impl<'a, B: Backend> Asked<'a, B>
+where
+    B::Role: Speaks<B>,
+{
+    fn read(whole: &mut clap::Command, looks: &'a [Look<B>]) -> std::result::Result<Self, clap::Error> {
+        let mut matches = whole.try_get_matches_from_mut(std::env::args_os())?;
+        let own = looks
+            .iter()
+            .find(|look| matches.subcommand_name() == Some(look.name()));
+        match (own, own.and_then(|_| matches.remove_subcommand())) {
+            (Some(look), Some((_, given))) => Ok(Self::Own(look, given)),
+            _ => CommandLine::from_arg_matches(&matches).map(|line| Self::Common(line.command)),
+        }
     }
 }
 
@@ -166,7 +202,12 @@ fn command(described: &Described) -> clap::Command {
         ))
 }
 
-fn execute(device: &mut dyn Device, described: &Described, asked: Command) -> Result<SecretBuffer> {
+fn execute(
+    device: &mut dyn Device,
+    described: &Described,
+    mut whole: clap::Command,
+    asked: Command,
+) -> Result<SecretBuffer> {
     match asked {
         Command::Describe => Ok(pretty(&protocol_form(&Answer::Described(Box::new(
             described.clone(),
@@ -278,10 +319,9 @@ fn execute(device: &mut dyn Device, described: &Described, asked: Command) -> Re
             Ok(pretty(&json!({"destroyed": destroyed.0})))
         }
         Command::Completions { shell } => {
-            let mut command = command(described);
             let name = described.description.name.clone();
             let mut script = SecretBuffer::new();
-            clap_complete::generate(shell, &mut command, name, &mut script);
+            clap_complete::generate(shell, &mut whole, name, &mut script);
             Ok(script)
         }
     }
@@ -366,10 +406,17 @@ impl PlaceArguments {
 }
 
 /// Reads a public JSON file: an enrolment or a wrapped secret.
-fn read_json(path: &Path) -> Result<Value> {
-    let refuse = |what: String| Error::new(Code::InvalidRequest, format!("{}: {what}", path.display()));
-    let file = std::fs::File::open(path).map_err(|error| refuse(error.to_string()))?;
-    let text = SecretBuffer::read_all(file.as_fd(), MAX_MESSAGE)
+pub(super) fn read_json(path: &Path) -> Result<Value> {
+    let name = path.display().to_string();
+    let file = std::fs::File::open(path)
+        .map_err(|error| Error::new(Code::InvalidRequest, format!("{name}: {error}")))?;
+    parse_json(file, &name)
+}
+
+/// The same from what is open already.
+pub(super) fn parse_json(source: impl AsFd, name: &str) -> Result<Value> {
+    let refuse = |what: String| Error::new(Code::InvalidRequest, format!("{name}: {what}"));
+    let text = SecretBuffer::read_all(source, MAX_MESSAGE)
         .map_err(|error| refuse(error.to_string()))?
         .ok_or_else(|| refuse("is longer than 1 MiB".to_owned()))?;
     json::parse(text.as_bytes(), LIMITS).map_err(|fault| refuse(fault.to_string()))
@@ -379,7 +426,7 @@ fn protocol_form(answer: &Answer) -> Value {
     serde_json::to_value(answer).unwrap_or_default()
 }
 
-fn pretty(value: &Value) -> SecretBuffer {
+pub(super) fn pretty(value: &Value) -> SecretBuffer {
     let mut output = SecretBuffer::new();
     output.append(format!("{value:#}\n").as_bytes());
     output

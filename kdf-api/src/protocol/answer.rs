@@ -180,7 +180,8 @@ pub(crate) fn printable(text: &str) -> String {
     shown
 }
 
-fn printable_detail(detail: &Detail) -> Detail {
+/// A finding of which every text is [`printable`].
+pub(crate) fn printable_detail(detail: &Detail) -> Detail {
     Detail {
         name: printable(&detail.name),
         value: printable(&detail.value),

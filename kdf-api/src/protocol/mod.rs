@@ -20,7 +20,7 @@ pub use buffer::SecretBuffer;
 pub use shown::is_showable;
 
 pub(crate) use answer::read as read_answer;
-pub(crate) use answer::{Answer, write as write_answer};
+pub(crate) use answer::{Answer, printable_detail, write as write_answer};
 pub(crate) use answer::{
     DerivedAnswer, DescribedAnswer, DestroyedAnswer, EnrolledAnswer, HealthAnswer, UnwrappedAnswer,
     WrappedAnswer,

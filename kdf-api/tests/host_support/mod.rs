@@ -4,9 +4,10 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use kdf_api::host::{Device, Executable, Program, ProgramDirs};
+use kdf_api::host::{Device, Executable, Program, ProgramDirs, become_subreaper};
 use kdf_api::{Advised, Context, Credentials, Key, Place, Result, Use, Values};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -93,6 +94,23 @@ echo call >> '{calls}'
         processes
     }
 
+    /// Waits until as many process ids are written down.
+    #[track_caller]
+    pub(crate) fn wait_for_notes(&self, count: usize) {
+        wait_until("the programs run", || {
+            fs::read_to_string(self.at("notes")).is_ok_and(|notes| notes.lines().count() >= count)
+        });
+    }
+
+    /// Every noted process is gone, and reaped: nothing of it is left, not even its number.
+    #[track_caller]
+    pub(crate) fn assert_reaped(&self) {
+        for process in self.noted() {
+            let found = fs::read_to_string(format!("/proc/{process}/stat"));
+            assert!(found.is_err(), "it is still there: {found:?}");
+        }
+    }
+
     /// Every noted process ends, or has ended, within a second.
     pub(crate) fn assert_all_gone(&self) {
         for process in self.noted() {
@@ -102,6 +120,16 @@ echo call >> '{calls}'
                 std::thread::sleep(Duration::from_millis(5));
             }
         }
+    }
+}
+
+/// Waits until something is so; fails the test if it never is.
+#[track_caller]
+pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let until = Instant::now() + Duration::from_secs(20);
+    while !is_so() {
+        assert!(Instant::now() < until, "never: {what}");
+        std::thread::sleep(Duration::from_millis(2));
     }
 }
 
@@ -153,6 +181,20 @@ pub(crate) fn derive(device: &mut Executable) -> Result<Advised<Key>> {
             place: nowhere.place(),
         },
     )
+}
+
+static TURN: Mutex<()> = Mutex::new(());
+
+/// For a test that is alone in its process: a subreaper takes every child for one that it started, or for an orphan.
+pub(crate) fn turn() -> MutexGuard<'static, ()> {
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The same, as a program that owns its process.
+pub(crate) fn turn_as_subreaper() -> MutexGuard<'static, ()> {
+    let turn = turn();
+    become_subreaper().unwrap();
+    turn
 }
 
 /// Derives with a program, within a deadline and a second.

@@ -12,6 +12,9 @@
     reason = "a test fails by panicking, and no test needs all of this"
 )]
 
+pub mod faults;
+pub mod raw;
+
 use std::ops::{Deref, DerefMut};
 
 use kdf_api::{
@@ -20,7 +23,7 @@ use kdf_api::{
 };
 use kdf_tpm::KdfTpm;
 use serde_json::Value;
-pub use unsealer_tests::swtpm::{Swtpm, bus, hex, recorder, response_code, signing, unhex};
+pub use unsealer_tests::swtpm::{Swtpm, bus, extend, hex, recorder, response_code, signing, unhex};
 use uuid::Uuid;
 
 pub const CONTEXT: &str = "test/v1 use=a";
@@ -101,8 +104,32 @@ impl Machine {
         self.derive_for(enrolment, CONTEXT)
     }
 
+    pub fn wrap(&self, enrolment: &Value, secret: &[u8]) -> Result<Value> {
+        let context = Context::parse(CONTEXT)?;
+        let at = Use {
+            context: &context,
+            place: self.place(),
+        };
+        device().wrap(enrolment, &at, &Secret::copy_of(secret))
+    }
+
+    pub fn unwrap(&self, enrolment: &Value, wrapped: &Value) -> Result<Secret> {
+        let context = Context::parse(CONTEXT)?;
+        let at = Use {
+            context: &context,
+            place: self.place(),
+        };
+        device()
+            .unwrap(enrolment, &at, wrapped)
+            .map(|opened| opened.value)
+    }
+
     pub fn health(&self, enrolment: &Value) -> Health {
-        device().health(enrolment, &self.place()).unwrap()
+        self.try_health(enrolment).unwrap()
+    }
+
+    pub fn try_health(&self, enrolment: &Value) -> Result<Health> {
+        device().health(enrolment, &self.place())
     }
 
     pub fn retire(&self, what: Retire<'_, Value>) -> Result<Vec<String>> {

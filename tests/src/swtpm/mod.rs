@@ -31,7 +31,7 @@ impl Swtpm {
         let ports = Port::reserve_pair();
         let recorder = Recorder::new(ports.0.number());
         let mut tpm = Self {
-            state: TempDir::new().unwrap(),
+            state: in_memory(),
             ports,
             recorder,
             process: None,
@@ -68,13 +68,18 @@ impl Swtpm {
             .stderr(Stdio::null());
         let process = self.process.insert(Guard::spawn(command));
         let deadline = Instant::now() + PATIENCE;
-        // The control channel opens after the other. Both ports are ours alone, so it is ours that answers.
-        while recorder::connect(self.ports.1.number()).is_err() {
+        // The control channel opens before this one. Both ports are ours alone, so it is ours that answers.
+        while self.recorder.connect().is_err() {
             let ended = process.ended();
             assert!(ended.is_none(), "swtpm ended ({ended:?}): apt install swtpm");
             assert!(Instant::now() < deadline, "swtpm does not answer");
             std::thread::sleep(Duration::from_millis(2));
         }
+    }
+
+    /// Whether it has power.
+    pub fn is_on(&self) -> bool {
+        self.process.is_some()
     }
 
     /// Pulls the plug.
@@ -98,18 +103,14 @@ impl Swtpm {
 
     /// A command in hex, unrecorded; gives the answer.
     pub fn raw(&self, command: &str) -> Vec<u8> {
-        let answer = self.recorder.ask(&unhex(command));
-        assert!(answer.len() >= 10, "no answer from swtpm to {command}");
-        answer
+        self.recorder
+            .ask(&unhex(command))
+            .unwrap_or_else(|error| panic!("no answer from swtpm to {command}: {error}"))
     }
 
     /// Extends a register of the SHA-256 bank.
     pub fn extend(&self, register: u8, what: [u8; 32]) {
-        let answer = self.raw(&format!(
-            "80020000004100000182{register:08x}00000009400000090000000000{:08x}000b{}",
-            1,
-            hex(&what)
-        ));
+        let answer = self.raw(&extend(register, what));
         assert_eq!(response_code(&answer), 0, "TPM2_PCR_Extend");
     }
 
@@ -168,9 +169,21 @@ impl Default for Swtpm {
     }
 }
 
+/// A folder for its state. swtpm waits for the disk (fsync) at each change of it, which on a busy machine takes seconds: longer
+/// than a use may take.
+fn in_memory() -> TempDir {
+    TempDir::new_in("/dev/shm").or_else(|_| TempDir::new()).unwrap()
+}
+
 /// The response code of an answer.
 pub fn response_code(answer: &[u8]) -> u32 {
     u32::from_be_bytes(answer[6..10].try_into().unwrap())
+}
+
+/// The command, in hex, that extends a register of the SHA-256 bank.
+pub fn extend(register: u8, what: [u8; 32]) -> String {
+    let digest = hex(&what);
+    format!("80020000004100000182{register:08x}0000000940000009000000000000000001000b{digest}")
 }
 
 /// Bytes from hex.

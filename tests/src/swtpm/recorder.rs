@@ -40,22 +40,16 @@ struct Shared {
 }
 
 impl Shared {
-    fn ask(&self, command: &[u8]) -> Vec<u8> {
+    fn ask(&self, command: &[u8]) -> io::Result<Vec<u8>> {
         let mut tpm = self.tpm.lock().unwrap();
-        if tpm.is_none() {
-            *tpm = connect(self.upstream).ok();
-        }
-        let said = tpm
-            .as_mut()
-            .ok_or_else(|| io::ErrorKind::NotConnected.into())
-            .and_then(|tpm| {
-                tpm.set_nodelay(true)?;
-                ask(tpm, command)
-            });
-        if said.is_err() {
-            *tpm = None;
-        }
-        said.unwrap_or_default()
+        let mut stream = match tpm.take() {
+            Some(stream) => stream,
+            None => connect(self.upstream)?,
+        };
+        stream.set_nodelay(true)?;
+        let answer = ask(&mut stream, command)?;
+        *tpm = Some(stream);
+        Ok(answer)
     }
 }
 
@@ -66,7 +60,7 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// A recorder before the TPM at a port; its control channel is relayed as it is.
+    /// A recorder before the TPM at a port.
     pub fn new(upstream: u16) -> Self {
         let ports = Port::reserve_pair();
         let listen = |port: &Port| TcpListener::bind((Ipv4Addr::LOCALHOST, port.number())).unwrap();
@@ -87,7 +81,7 @@ impl Recorder {
         });
         std::thread::spawn(move || {
             for client in control.incoming().flatten() {
-                std::thread::spawn(move || relay(client, upstream + 1));
+                std::thread::spawn(move || control_channel(client));
             }
         });
         Self { ports, shared }
@@ -112,8 +106,15 @@ impl Recorder {
     }
 
     /// A command that is not recorded; gives the answer.
-    pub fn ask(&self, command: &[u8]) -> Vec<u8> {
+    pub fn ask(&self, command: &[u8]) -> io::Result<Vec<u8>> {
         self.shared.ask(command)
+    }
+
+    /// Connects to the TPM, and stays connected.
+    pub(super) fn connect(&self) -> io::Result<()> {
+        let mut tpm = self.shared.tpm.lock().unwrap();
+        *tpm = Some(connect(self.shared.upstream)?);
+        Ok(())
     }
 
     /// The TPM lost its power.
@@ -130,7 +131,7 @@ impl Recorder {
 fn serve(mut client: TcpStream, shared: &Shared) {
     let _ = client.set_nodelay(true);
     while let Ok(command) = message(&mut client) {
-        let mut forward = |command: &[u8]| shared.ask(command);
+        let mut forward = |command: &[u8]| shared.ask(command).unwrap_or_default();
         let answer = match &mut *shared.meddler.lock().unwrap() {
             Some(meddler) => meddler(&command, &mut forward),
             None => Some(forward(&command)),
@@ -150,7 +151,7 @@ fn serve(mut client: TcpStream, shared: &Shared) {
 
 /// Connects to swtpm. It queues one connection at most, and the kernel would try one that was turned away again after a
 /// second, then two, then four: so we do, sooner.
-pub(super) fn connect(port: u16) -> io::Result<TcpStream> {
+fn connect(port: u16) -> io::Result<TcpStream> {
     let address = (Ipv4Addr::LOCALHOST, port).into();
     let mut tried = 0;
     loop {
@@ -185,16 +186,14 @@ pub fn exchange(port: u16, command: &[u8]) -> io::Result<Vec<u8>> {
     ask(&mut tpm, command)
 }
 
-fn relay(client: TcpStream, upstream: u16) {
-    let Ok(tpm) = connect(upstream) else {
-        return;
-    };
-    let (mut from_client, mut to_tpm) = (client.try_clone().unwrap(), tpm.try_clone().unwrap());
-    let (mut from_tpm, mut to_client) = (tpm, client);
-    std::thread::spawn(move || {
-        let _ = io::copy(&mut from_client, &mut to_tpm);
-        let _ = to_tpm.shutdown(std::net::Shutdown::Both);
-    });
-    let _ = io::copy(&mut from_tpm, &mut to_client);
-    let _ = to_client.shutdown(std::net::Shutdown::Both);
+/// Says yes to what a client of swtpm asks of its control channel: that the locality be 0, as it is from the start. swtpm
+/// itself would turn a client away, or leave it waiting for seconds, that comes before it noticed that the last one left.
+fn control_channel(mut client: TcpStream) {
+    const SET_LOCALITY_0: [u8; 5] = [0, 0, 0, 5, 0];
+    let mut command = [0; 5];
+    while client.read_exact(&mut command).is_ok() && command == SET_LOCALITY_0 {
+        if client.write_all(&[0; 4]).is_err() {
+            return;
+        }
+    }
 }

@@ -13,6 +13,7 @@ use super::hex;
 /// A key and the folder where its files are.
 pub struct Signer {
     folder: TempDir,
+    fingerprint: String,
     /// The public key, as PEM text.
     pub public: String,
 }
@@ -31,25 +32,10 @@ impl Signer {
         openssl(&["genrsa", "-out", private.to_str().unwrap(), "2048"]);
         let public = openssl(&["rsa", "-in", private.to_str().unwrap(), "-pubout"]);
         Self {
+            fingerprint: fingerprint(&private),
             folder,
             public: String::from_utf8(public).unwrap(),
         }
-    }
-
-    /// SHA-256 of the key in the form of PKCS #1, computed by OpenSSL.
-    fn fingerprint(&self) -> String {
-        let pem = self.folder.path().join("public.pem");
-        std::fs::write(&pem, &self.public).unwrap();
-        let der = openssl(&[
-            "rsa",
-            "-pubin",
-            "-in",
-            pem.to_str().unwrap(),
-            "-RSAPublicKey_out",
-            "-outform",
-            "DER",
-        ]);
-        hex(&Sha256::digest(der))
     }
 
     /// An entry for registers with these values, in ascending order.
@@ -79,7 +65,7 @@ impl Signer {
         let registers: Vec<u8> = registers.iter().map(|(register, _)| *register).collect();
         json!({
             "pcrs": registers,
-            "pkfp": self.fingerprint(),
+            "pkfp": self.fingerprint,
             "pol": hex(&policy),
             "sig": Base64::encode_string(&signature),
         })
@@ -92,10 +78,22 @@ impl Signer {
         path
     }
 
+    /// The file with the private key.
+    pub fn private(&self) -> PathBuf {
+        self.folder.path().join("private.pem")
+    }
+
     /// Where its files are.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
+}
+
+/// SHA-256 of the key in the form of PKCS #1, computed by OpenSSL.
+fn fingerprint(private: &Path) -> String {
+    let private = private.to_str().unwrap();
+    let der = openssl(&["rsa", "-in", private, "-RSAPublicKey_out", "-outform", "DER"]);
+    hex(&Sha256::digest(der))
 }
 
 /// What a register has after it was extended.

@@ -128,19 +128,27 @@ fn commands_that_are_shown_exist() {
     let mut shown = BTreeSet::new();
     for document in documents() {
         let text = fs::read_to_string(&document).unwrap();
-        for before in ["`unsealer ", "$ sudo unsealer "] {
+        for (program, before) in [
+            ("unsealer", "`unsealer "),
+            ("unsealer", "$ sudo unsealer "),
+            ("kdf-tpm", "`kdf-tpm "),
+            ("kdf-tpm", "$ kdf-tpm "),
+        ] {
             let lines = text
                 .split(before)
                 .skip(1)
-                .map(|rest| rest.split(['`', '\n']).next().unwrap());
-            shown.extend(lines.map(str::to_owned));
+                .map(|rest| rest.split(['`', '\n', '|', '>']).next().unwrap().trim_end());
+            shown.extend(lines.map(|line| (program, line.to_owned())));
         }
     }
-    assert!(shown.len() > 10, "{shown:?}");
-    for line in shown {
+    for program in ["unsealer", "kdf-tpm"] {
+        let count = shown.iter().filter(|(of, _)| *of == program).count();
+        assert!(count > 10, "{program}: {shown:?}");
+    }
+    for (program, line) in shown {
         let is_command = |word: &&str| word.bytes().all(|byte| byte.is_ascii_lowercase());
         let help = run(
-            Command::new(bin("unsealer"))
+            Command::new(bin(program))
                 .args(line.split(' ').take_while(is_command))
                 .arg("--help"),
             b"",

@@ -9,11 +9,15 @@
 )]
 
 mod book;
+mod console;
 mod examples;
 mod getting_started;
 mod primitives;
 mod protocol;
 mod reader;
+mod reader_tpm;
+mod tpm_errors;
+mod using_a_tpm;
 mod vectors;
 
 use std::fs::{self, Permissions};

@@ -131,7 +131,7 @@ fn the_table_of_verbs_names_every_verb_once() {
 }
 
 /// What stands in backticks in the first cell of each row of a table.
-fn first_cells(part: &str) -> Vec<&str> {
+pub(crate) fn first_cells(part: &str) -> Vec<&str> {
     part.lines()
         .filter_map(|line| line.strip_prefix("| `")?.split_once("` |").map(|(cell, _)| cell))
         .collect()

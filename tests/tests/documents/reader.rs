@@ -12,23 +12,27 @@ use unsealer_tests::process::{Finished, bin, run, write_program};
 use crate::{LIMIT, document, list, require_python, root, text, vectors};
 
 /// The vectors' keyring in a file, and the reader.
-struct Desk {
+pub(crate) struct Desk {
     folder: TempDir,
-    vectors: Value,
+    pub(crate) vectors: Value,
 }
 
 impl Desk {
     fn new() -> Self {
+        Self::with(vectors("keyring"))
+    }
+
+    pub(crate) fn with(vectors: Value) -> Self {
         require_python("cryptography");
         let desk = Self {
             folder: TempDir::new().unwrap(),
-            vectors: vectors("keyring"),
+            vectors,
         };
         desk.put("keyring.json", text(&desk.vectors["file"]).as_bytes());
         desk
     }
 
-    fn put(&self, name: &str, content: &[u8]) -> PathBuf {
+    pub(crate) fn put(&self, name: &str, content: &[u8]) -> PathBuf {
         let path = self.folder.path().join(name);
         fs::write(&path, content).unwrap();
         path
@@ -44,7 +48,7 @@ impl Desk {
     }
 
     /// What it prints, its last newline taken off.
-    fn prints(&self, arguments: &[&str], stdin: &str) -> String {
+    pub(crate) fn prints(&self, arguments: &[&str], stdin: &str) -> String {
         let finished = self.read(arguments, stdin);
         assert_eq!(finished.code(), 0, "{finished:?}");
         let mut text = finished.stdout_text();
@@ -52,7 +56,7 @@ impl Desk {
         text
     }
 
-    fn refuses(&self, arguments: &[&str], stdin: &str, because: &str) {
+    pub(crate) fn refuses(&self, arguments: &[&str], stdin: &str, because: &str) {
         let finished = self.read(arguments, stdin);
         assert_eq!(
             (finished.code(), finished.stdout_text().as_str()),
@@ -84,7 +88,7 @@ impl Desk {
     }
 
     /// The same keyring with its first line changed and its hash made to fit: what somebody without the data key can do.
-    fn forged(&self, change: impl FnOnce(&str) -> String) -> Vec<u8> {
+    pub(crate) fn forged(&self, change: impl FnOnce(&str) -> String) -> Vec<u8> {
         let file = text(&self.vectors["file"]);
         let [line, seal] = file.lines().collect::<Vec<_>>().try_into().unwrap();
         let changed = change(line);

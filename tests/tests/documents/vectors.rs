@@ -112,6 +112,28 @@ fn the_keyring_opens_by_every_slot() {
     );
 }
 
+/// What `kdf-tpm` makes of the same vectors is asserted beside its code.
+#[test]
+fn a_keyring_with_slots_of_kdf_tpm_opens_by_every_slot() {
+    let vectors = &vectors("kdf-tpm")["keyring"];
+    let parse = || Locked::parse(text(&vectors["file"]).as_bytes()).unwrap();
+    let body = parse().body;
+    assert_eq!(body.slots.len(), 8);
+    for (slot, case) in body.slots.iter().zip(list(&vectors["slots"])) {
+        let context = slot_context(body.id, body.epoch, &slot.name).unwrap();
+        assert_eq!(context.as_str(), text(&case["context"]));
+        let ikm = Key::copy_of(&bytes_32(&case["ikm"]));
+        let data_key = unwrap_data_key(&ikm, &context, &slot.wrapped).unwrap();
+        let active = parse().open(data_key).unwrap().payload.active.unwrap();
+        let shares = active.shares.iter().map(|share| share.to_base64().to_string());
+        assert!(
+            shares.eq(list(&vectors["shares"]).iter().map(text)),
+            "{}",
+            slot.name
+        );
+    }
+}
+
 /// Runs one of our KDF executables: the key of a context, in hex.
 fn derived(program: &str, folder: &Path, enrolment: &Value, setting: &str, context: &str) -> String {
     let stored = folder.join("enrolment.json");

@@ -16,6 +16,8 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::app::App;
+use crate::config::Slot;
+use crate::credentials::{self, Asking};
 use crate::error::Error;
 use crate::report::{self, Format, Report};
 use crate::slots;
@@ -30,7 +32,7 @@ pub enum Command {
     },
     /// Run one verb of a program. Secrets go through stdin and stdout.
     Run {
-        /// As for `describe`.
+        /// As for `describe`; `slot:NAME` brings that slot's options, settings and credentials along.
         program: String,
         /// What to ask for: enroll, derive, wrap, unwrap, health or retire.
         #[arg(value_parser = verb)]
@@ -87,9 +89,22 @@ pub fn run(app: &App, command: Command) -> Result<Report, Error> {
             wrapped,
         } => {
             let mut device = device(app, &program)?;
+            let slot = configured(app, &program)?;
+            // What the command line says stands above what the slot has.
+            let above = |slot: Option<&Values>, given: Vec<(String, String)>| {
+                let mut values = slot.cloned().unwrap_or_default();
+                for (name, value) in given {
+                    values.set(name, value);
+                }
+                values
+            };
             let inputs = Inputs {
-                options: options.into_iter().collect(),
-                settings: settings.into_iter().collect(),
+                options: above(slot.map(|slot| &slot.options), options),
+                settings: above(slot.map(|slot| &slot.settings), settings),
+                credentials: match slot {
+                    Some(slot) => credentials_for(verb, slot, &mut device, app.asking)?,
+                    None => Credentials::new(),
+                },
                 id,
                 enrolment: enrolment.as_deref().map(read_json).transpose()?,
                 context: context.as_deref().map(Context::parse).transpose()?,
@@ -102,18 +117,43 @@ pub fn run(app: &App, command: Command) -> Result<Report, Error> {
 
 fn device(app: &App, program: &str) -> Result<Executable, Error> {
     let dirs = ProgramDirs::new(app.config.program_dirs.iter().cloned());
-    let program = match program.strip_prefix("slot:") {
+    let program = match configured(app, program)? {
         None => Program::new(program)?.live(),
-        Some(name) => {
-            let slot = app.config.slot.get(name).ok_or_else(|| Error::Config {
-                place: "the configuration".to_owned(),
-                what: format!("has no [slot.{name}]"),
-                hint: None,
-            })?;
-            slots::program(slot, true)?
-        }
+        Some(slot) => slots::program(slot, true)?,
     };
     Ok(Executable::new(program, dirs))
+}
+
+/// The slot that `slot:NAME` names.
+fn configured<'a>(app: &'a App, program: &str) -> Result<Option<&'a Slot>, Error> {
+    let Some(name) = program.strip_prefix("slot:") else {
+        return Ok(None);
+    };
+    let slot = app.config.slot.get(name).ok_or_else(|| Error::Config {
+        place: "the configuration".to_owned(),
+        what: format!("has no [slot.{name}]"),
+        hint: None,
+    })?;
+    Ok(Some(slot))
+}
+
+/// The slot's credentials, but for those that the program takes with other verbs alone: nobody types a PIN for nothing.
+fn credentials_for(
+    verb: Verb,
+    slot: &Slot,
+    device: &mut Executable,
+    asking: Asking,
+) -> Result<Credentials, Error> {
+    let mut sources = slot.credentials.clone();
+    if !sources.is_empty() {
+        let taken = device.describe()?.description.credentials;
+        sources.retain(|name, _| {
+            let known = taken.iter().find(|credential| credential.name == *name);
+            // One that the program does not know is for it to refuse.
+            known.is_none_or(|known| known.verbs.iter().any(|taking| taking == verb.name()))
+        });
+    }
+    Ok(credentials::read(&sources, asking)?)
 }
 
 fn describe(app: &App, program: &str) -> Result<Report, Error> {
@@ -176,6 +216,7 @@ fn describe(app: &App, program: &str) -> Result<Report, Error> {
 struct Inputs {
     options: Values,
     settings: Values,
+    credentials: Credentials,
     id: Option<Uuid>,
     enrolment: Option<Value>,
     context: Option<Context>,
@@ -184,10 +225,9 @@ struct Inputs {
 
 impl Inputs {
     fn run(&self, device: &mut dyn Device, verb: Verb, format: Format) -> Result<Report, Error> {
-        let credentials = Credentials::new();
         let place = Place {
             settings: &self.settings,
-            credentials: &credentials,
+            credentials: &self.credentials,
         };
         let shown = |json: Value| Report::done(format!("{json:#}"), json);
         Ok(match verb {

@@ -14,6 +14,7 @@ use crate::open::{self, Lock};
 use crate::report::Report;
 use crate::state::StateFolder;
 use crate::state::seen::{self, Seen, Verdict};
+use crate::told::{self, Told};
 
 /// The subcommands.
 #[derive(Clone, Debug, clap::Subcommand)]
@@ -161,16 +162,15 @@ fn verify(app: &App) -> Result<Report, Error> {
         text.push_str("\na root token is in it until the unfinished init is done");
     }
     for (slot, error) in &opened.failed {
-        let _ = write!(text, "\nslot {slot} did not open: {error}");
+        let _ = write!(
+            text,
+            "\nslot {slot} did not open: {}",
+            Told::from(error).text("  ")
+        );
     }
-    let failed: Vec<_> = opened
-        .failed
-        .iter()
-        .map(|(slot, error)| json!({"name": slot, "error": error.to_string()}))
-        .collect();
     let json = json!({
         "whole": true, "opened_by": opened.slot, "shares": shares, "credential": credential,
-        "root_token_pending": pending, "failed": failed,
+        "root_token_pending": pending, "failed": told::slots_json(&opened.failed),
     });
     Ok(Report::done(text, json))
 }

@@ -1,4 +1,4 @@
-//! `slot list`, `slot test`, `slot prune --list`.
+//! `slot list`, `slot show`, `slot test`, `slot prune --list`.
 
 use std::fmt::Write as _;
 
@@ -8,17 +8,23 @@ use uuid::Uuid;
 use crate::app::App;
 use crate::error::Error;
 use crate::exit::Exit;
-use crate::keyring::Kind;
+use crate::keyring::{Body, Kind};
 use crate::open;
 use crate::report::Report;
 use crate::state::journal::Journal;
 use crate::state::proven::Proven;
+use crate::told::Told;
 
 /// The subcommands.
 #[derive(Clone, Debug, clap::Subcommand)]
 pub enum Command {
     /// The slots of the keyring, and the program that the configuration has for each. Runs none of them.
     List,
+    /// The enrolment of a slot, which is public, as JSON: what its own program takes. Runs no program.
+    Show {
+        /// The slot.
+        name: String,
+    },
     /// Open the keyring by one slot, or by each in turn, in fresh processes.
     Test {
         /// The slot; all of them if left out.
@@ -36,6 +42,7 @@ pub enum Command {
 pub fn run(app: &App, command: &Command) -> Result<Report, Error> {
     match command {
         Command::List => list(app),
+        Command::Show { name } => show(app, name),
         Command::Test { name } => test(app, name.as_deref()),
         Command::Prune { .. } => prune_list(app),
     }
@@ -70,6 +77,41 @@ fn list(app: &App) -> Result<Report, Error> {
     Ok(Report::done(text, json!({"slots": json, "policy": "any"})))
 }
 
+fn show(app: &App, name: &str) -> Result<Report, Error> {
+    let locked = open::load(&app.state()?, &app.config)?;
+    let mut slots = locked.body.slots.iter();
+    let slot = slots
+        .find(|slot| slot.name == name)
+        .ok_or_else(|| no_such_slot("slot show", name, &locked.body))?;
+    let enrolment = slot.enrolment.clone();
+    Ok(Report::done(in_ascii(&format!("{enrolment:#}")), enrolment))
+}
+
+/// The same JSON with nothing in it that a terminal obeys or does not show: an enrolment may hold any text. What is not plain
+/// stands inside strings, where JSON has escapes for it.
+fn in_ascii(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for character in json.chars() {
+        if matches!(character, ' '..='~' | '\n') {
+            text.push(character);
+        } else {
+            for unit in character.encode_utf16(&mut [0; 2]) {
+                let _ = write!(text, "\\u{unit:04x}");
+            }
+        }
+    }
+    text
+}
+
+fn no_such_slot(place: &str, name: &str, body: &Body) -> Error {
+    let names: Vec<_> = body.slots.iter().map(|slot| slot.name.as_str()).collect();
+    Error::Config {
+        place: place.to_owned(),
+        what: format!("the keyring has no slot {name}"),
+        hint: Some(format!("it has {}", names.join(", "))),
+    }
+}
+
 pub(crate) fn kind_name(kind: Kind) -> &'static str {
     match kind {
         Kind::Derive => "derive",
@@ -90,12 +132,7 @@ fn test(app: &App, name: Option<&str>) -> Result<Report, Error> {
         .filter(|slot| name.is_none_or(|name| slot.name == name))
         .collect();
     if wanted.is_empty() {
-        let names: Vec<_> = locked.body.slots.iter().map(|slot| slot.name.as_str()).collect();
-        return Err(Error::Config {
-            place: "slot test".to_owned(),
-            what: format!("the keyring has no slot {}", name.unwrap_or_default()),
-            hint: Some(format!("it has {}", names.join(", "))),
-        });
+        return Err(no_such_slot("slot test", name.unwrap_or_default(), &locked.body));
     }
     let slots = app.slots(false);
     let before = Proven::load(&state);
@@ -138,14 +175,9 @@ fn test(app: &App, name: Option<&str>) -> Result<Report, Error> {
                 );
             }
             Err(error) => {
-                let hint = error.hint();
-                let hint_line = hint
-                    .as_ref()
-                    .map_or_else(String::new, |hint| format!("\n  {hint}"));
-                let _ = writeln!(text, "{}: does not open: {error}{hint_line}", slot.name);
-                json.push(
-                    json!({"name": slot.name, "opens": false, "error": error.to_string(), "hint": hint}),
-                );
+                let told = Told::of_slot(&error);
+                let _ = writeln!(text, "{}: does not open: {}", slot.name, told.text("  "));
+                json.push(told.json(&slot.name));
                 exit = error.exit();
             }
         }
@@ -183,4 +215,26 @@ fn prune_list(app: &App) -> Result<Report, Error> {
         text.push_str("every enrolment that was begun belongs to a slot or is retired");
     }
     Ok(Report::done(text.trim_end(), json!({"orphans": json})))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+
+    #[test]
+    fn an_enrolment_cannot_steer_a_terminal_and_is_still_the_same() {
+        let enrolment = json!({"a": ["\u{9b}2J", "\x1b[2J\x7f"], "\u{202e}é鍵😀": "\n\t\"\\"});
+        let plain = format!("{enrolment:#}");
+        assert!(plain.contains('\u{9b}') && plain.contains('\x7f'), "the control");
+        let text = in_ascii(&plain);
+        assert!(
+            text.chars()
+                .all(|c| c == '\n' || c == ' ' || c.is_ascii_graphic())
+        );
+        assert_eq!(
+            serde_json::from_str::<serde_json::Value>(&text).unwrap(),
+            enrolment
+        );
+    }
 }

@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::exit::Exit;
 use crate::open::{self, Lock};
 use crate::report::Report;
+use crate::told::{self, Told};
 use crate::vault::{self, NodeState};
 
 /// Runs the command.
@@ -20,12 +21,13 @@ pub fn run(app: &App) -> Result<Report, Error> {
     for node in &nodes {
         states.push((node, node.state()?));
     }
+    let mut opened = Opened::default();
     // The keyring is opened only if somebody needs it, and wiped before anything is reported.
     if states
         .iter()
         .any(|(_, state)| matches!(state, NodeState::Sealed(_)))
     {
-        open_sealed(app, &mut states)?;
+        opened = open_sealed(app, &mut states)?;
     }
     let mut text = String::new();
     let mut json_nodes = Vec::new();
@@ -43,16 +45,28 @@ pub fn run(app: &App) -> Result<Report, Error> {
     Ok(Report {
         exit,
         text: text.trim_end().to_owned(),
-        json: json!({"nodes": json_nodes, "open": all_open}),
+        json: json!({
+            "nodes": json_nodes, "open": all_open, "opened_by": opened.by, "failed": told::slots_json(&opened.failed),
+        }),
     })
 }
 
-fn open_sealed(app: &App, states: &mut [(&NodeClient, NodeState)]) -> Result<(), Error> {
+/// How the keyring was opened, if it was.
+#[derive(Default)]
+struct Opened {
+    by: Option<String>,
+    failed: Vec<(String, kdf_api::Error)>,
+}
+
+fn open_sealed(app: &App, states: &mut [(&NodeClient, NodeState)]) -> Result<Opened, Error> {
     let state = app.state()?;
     let shared = state.lock_shared()?;
     let opened = open::open(&state, &app.config, &app.slots(false), Lock::Shared(&shared))?;
     for (slot, error) in &opened.failed {
-        app.progress.warn(format!("slot {slot} did not open: {error}"));
+        app.progress.warn(format!(
+            "slot {slot} did not open: {}",
+            Told::from(error).text("  ")
+        ));
     }
     app.progress
         .step(format!("the keyring is open by slot {}", opened.slot));
@@ -86,5 +100,8 @@ fn open_sealed(app: &App, states: &mut [(&NodeClient, NodeState)]) -> Result<(),
             }
         };
     }
-    Ok(())
+    Ok(Opened {
+        by: Some(opened.slot),
+        failed: opened.failed,
+    })
 }

@@ -12,7 +12,7 @@ use crate::Result;
 use crate::rounds::Probe;
 
 /// What a slot of a keyring holds under k of n: the longest that a KDF executable keeps for the unsealer.
-const SECRET: usize = 33;
+pub(crate) const SECRET: usize = 33;
 
 /// kdf-file with a real key file, an enrolment in it, and a secret wrapped by it.
 pub(crate) struct Stage {
@@ -126,7 +126,8 @@ pub(crate) fn nothing(empty: &Path) -> Result<Probe<'static>> {
     }))
 }
 
-fn timed<T>(work: impl FnOnce() -> kdf_api::Result<T>) -> Result<(Duration, T)> {
+/// Does something of the host's, and says how long it took.
+pub(crate) fn timed<T>(work: impl FnOnce() -> kdf_api::Result<T>) -> Result<(Duration, T)> {
     let start = Instant::now();
     let outcome = work();
     Ok((start.elapsed(), outcome?))

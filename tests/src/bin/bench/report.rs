@@ -3,16 +3,25 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::rounds::{Times, microseconds};
+use crate::rounds::{Spread, Times, microseconds};
 
 /// Where one time in twenty is disturbed by more than this, in microseconds, what was measured is how busy the machine is.
 const NOISY: i64 = 500;
+
+/// What a ratio must be, in percent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Bound {
+    AtMost(i64),
+    AtLeast(i64),
+}
 
 /// All that was measured, in the order of its lines.
 #[derive(Default)]
 pub(crate) struct Report {
     sizes: String,
     times: String,
+    openings: String,
+    ratios: String,
     noise: i64,
     exceeded: Vec<String>,
 }
@@ -39,9 +48,42 @@ impl Report {
         self.times.push('\n');
     }
 
+    /// What opening a secret with a TPM took, and how many TPM commands of how many that it may take.
+    pub(crate) fn opening(&mut self, what: &str, took: Spread, commands: usize, most: Option<usize>) {
+        let verdict = most.map_or("", |most| {
+            self.judge(&format!("{what}: TPM commands"), commands > most)
+        });
+        let times = [took.median, took.p95]
+            .map(|time| format!("{:>9}", milliseconds(time)))
+            .concat();
+        let most = most.map(|most| most.to_string()).unwrap_or_default();
+        let line = format!("{what:<48}{times}{commands:>10}{most:>8}  {verdict}");
+        self.openings.push_str(line.trim_end());
+        self.openings.push('\n');
+    }
+
+    /// How many times as long one took as another, and how many times as long it may or must take.
+    pub(crate) fn ratio(&mut self, what: &str, (one, other): (i64, i64), bound: Option<Bound>) {
+        let verdict = bound.map_or("", |bound| {
+            let exceeded = match bound {
+                Bound::AtMost(percent) => one * 100 > other * percent,
+                Bound::AtLeast(percent) => one * 100 < other * percent,
+            };
+            self.judge(what, exceeded)
+        });
+        let bound = bound.map_or_else(String::new, |bound| match bound {
+            Bound::AtMost(percent) => format!("<= {}", times(percent)),
+            Bound::AtLeast(percent) => format!(">= {}", times(percent)),
+        });
+        let ratio = times(one * 100 / other.max(1));
+        let line = format!("{what:<68}{ratio:>7}{bound:>10}  {verdict}");
+        self.ratios.push_str(line.trim_end());
+        self.ratios.push('\n');
+    }
+
     /// What the floor took, measured a second time: it differs from itself by what else the machine does.
     pub(crate) fn noise(&mut self, times: Times) {
-        self.noise = times.over_floor.p95;
+        self.noise = self.noise.max(times.over_floor.p95);
     }
 
     /// Whether anything is over its budget.
@@ -75,6 +117,18 @@ impl fmt::Display for Report {
             "in ms", "median", "p95", "median", "p95", "budget"
         )?;
         writeln!(f, "{}", self.times)?;
+        writeln!(
+            f,
+            "{:<48}{:>9}{:>9}{:>10}{:>8}",
+            "on one swtpm, in ms", "median", "p95", "commands", "budget"
+        )?;
+        writeln!(f, "{}", self.openings)?;
+        writeln!(
+            f,
+            "{:<68}{:>7}{:>10}",
+            "times as long, by the median", "ratio", "budget"
+        )?;
+        writeln!(f, "{}", self.ratios)?;
         if self.is_noisy() {
             let noise = milliseconds(self.noise);
             writeln!(
@@ -94,6 +148,11 @@ fn milliseconds(microseconds: i64) -> String {
     let sign = if microseconds < 0 { "-" } else { "" };
     let microseconds = microseconds.unsigned_abs();
     format!("{sign}{}.{:03}", microseconds / 1000, microseconds % 1000)
+}
+
+/// A percentage as a factor.
+fn times(percent: i64) -> String {
+    format!("{}.{:02}", percent / 100, percent % 100)
 }
 
 #[cfg(test)]
@@ -133,6 +192,37 @@ mod tests {
         report.time("slow", over_floor(1001), budget);
         assert!(report.is_exceeded());
         assert!(report.to_string().ends_with("\nOver budget: slow\n"), "{report}");
+    }
+
+    #[test]
+    fn commands_are_judged_exactly() {
+        let took = Spread { median: 1, p95: 1 };
+        let mut report = Report::default();
+        report.opening("thrifty", took, 7, Some(7));
+        report.opening("not ours", took, 29, None);
+        assert!(!report.is_exceeded(), "{report}");
+        report.opening("talkative", took, 8, Some(7));
+        assert!(
+            report
+                .to_string()
+                .ends_with("\nOver budget: talkative: TPM commands\n"),
+            "{report}"
+        );
+    }
+
+    #[test]
+    fn a_ratio_is_judged_exactly() {
+        let mut report = Report::default();
+        report.ratio("near", (1200, 1000), Some(Bound::AtMost(120)));
+        report.ratio("far", (8000, 1000), Some(Bound::AtLeast(800)));
+        report.ratio("for information", (1, 1_000_000), None);
+        assert!(!report.is_exceeded(), "{report}");
+        report.ratio("too far", (1201, 1000), Some(Bound::AtMost(120)));
+        report.ratio("too near", (7999, 1000), Some(Bound::AtLeast(800)));
+        assert!(
+            report.to_string().ends_with("\nOver budget: too far; too near\n"),
+            "{report}"
+        );
     }
 
     #[test]

@@ -9,23 +9,26 @@ use crate::Result;
 /// Does a thing once, and says how long it took.
 pub(crate) type Probe<'a> = Box<dyn FnMut() -> Result<Duration> + 'a>;
 
-/// How often everything is done before it counts: by then files are in the page cache, and descriptions are known.
-const WARM_UP: usize = 20;
-
 /// What a probe took in each round.
 pub(crate) type Samples = Vec<Duration>;
+
+/// How often everything is done before it counts: by then files are in the page cache, and descriptions are known.
+const fn warm_up(rounds: usize) -> usize {
+    rounds / 20
+}
 
 /// Runs every probe once a round, each round in another order: a probe may leave work behind for the next.
 pub(crate) fn measure(probes: &mut [Probe<'_>], rounds: usize) -> Result<Vec<Samples>> {
     let mut samples = vec![Samples::with_capacity(rounds); probes.len()];
     let mut order: Vec<_> = (0..).zip(probes.iter_mut().zip(&mut samples)).collect();
-    for round in 0..WARM_UP + rounds {
+    let warm_up = warm_up(rounds);
+    for round in 0..warm_up + rounds {
         // Its keys are random: as good as shuffled.
         let shuffle = RandomState::new();
         order.sort_by_key(|(number, _): &(usize, _)| shuffle.hash_one(number));
         for (_, (probe, samples)) in &mut order {
             let time = probe()?;
-            if round >= WARM_UP {
+            if round >= warm_up {
                 samples.push(time);
             }
         }
@@ -45,11 +48,13 @@ pub(crate) struct Times {
 impl Times {
     /// From what a probe and the floor took in the same rounds.
     pub(crate) fn of(samples: &Samples, floor: &Samples) -> Self {
-        let itself = samples.iter().copied().map(microseconds);
-        let floor = floor.iter().copied().map(microseconds);
+        let differences = samples
+            .iter()
+            .zip(floor)
+            .map(|(time, floor)| microseconds(*time) - microseconds(*floor));
         Self {
-            itself: Spread::of(itself.clone()),
-            over_floor: Spread::of(itself.zip(floor).map(|(time, floor)| time - floor)),
+            itself: Spread::of_samples(samples),
+            over_floor: Spread::of(differences),
         }
     }
 }
@@ -62,6 +67,11 @@ pub(crate) struct Spread {
 }
 
 impl Spread {
+    /// Of what a probe took, by itself.
+    pub(crate) fn of_samples(samples: &Samples) -> Self {
+        Self::of(samples.iter().copied().map(microseconds))
+    }
+
     fn of(values: impl Iterator<Item = i64>) -> Self {
         let mut sorted: Vec<_> = values.collect();
         sorted.sort_unstable();
@@ -107,7 +117,7 @@ mod tests {
         };
         let samples = measure(&mut [takes(0), takes(7)], 100).unwrap();
         let Times { itself, over_floor } = Times::of(&samples[1], &samples[0]);
-        let before = 1000 * i64::try_from(WARM_UP).unwrap();
+        let before = 1000 * i64::try_from(warm_up(100)).unwrap();
         assert_eq!((itself.median, itself.p95), (before + 50_007, before + 95_007));
         assert_eq!((over_floor.median, over_floor.p95), (7, 7));
     }

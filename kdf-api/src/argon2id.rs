@@ -1,16 +1,21 @@
-//! Argon2id (RFC 9106), version 0x13: what makes each guess at a fingerprint cost memory and time.
+//! Argon2id (RFC 9106), version 0x13: what makes each guess at a PIN, a passphrase or a fingerprint cost memory and time.
+//!
+//! A [`Preset`] is chosen once, at enrolment, by the option `argon2`; the [`Cost`] of it stands in the enrolment, and is
+//! checked when that is read.
 
 use argon2::{Algorithm, Argon2, Block, Params, Version};
-use kdf_api::hardening::scrubbed;
-use kdf_api::{Code, Error, Result, Secret};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use sysinfo::{MemoryRefreshKind, ProcessRefreshKind, ProcessesToUpdate, System};
 use zeroize::Zeroizing;
 
-/// What one run costs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Cost {
+use crate::error::{Code, Error, Result};
+use crate::hardening::scrubbed;
+use crate::json;
+use crate::secret::Secret;
+
+/// What one run costs; never too little to protect, nor more than is ever ours. In JSON `{"m_kib","t","p"}`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Cost {
     /// Memory in KiB.
     m_kib: u32,
     /// Passes over it.
@@ -19,11 +24,13 @@ pub(crate) struct Cost {
     p: u32,
 }
 
-/// A cost to enrol with, and how many bits it is worth: a guess takes as long as 2^bits guesses without it.
+/// A cost to enrol with, and what it is worth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Preset {
-    pub(crate) cost: Cost,
-    pub(crate) bits: u32,
+pub struct Preset {
+    /// What each run costs.
+    pub cost: Cost,
+    /// A guess takes as long as 2^bits guesses without it.
+    pub bits: u32,
 }
 
 impl Preset {
@@ -48,8 +55,9 @@ impl Preset {
     /// From this much memory on `auto` is `rfc9106-2`.
     const AMPLE: u64 = 256 * 1024 * 1024;
 
-    /// The preset of a name, on a machine with so many bytes of memory. One run may take half of it.
-    pub(crate) fn named(name: &str, memory: u64) -> Result<Self> {
+    /// The preset of a name (`auto`, `rfc9106-2`, `small`), on a machine with so many bytes of [`memory`]. One run may take
+    /// half of it.
+    pub fn named(name: &str, memory: u64) -> Result<Self> {
         let preset = match name {
             "auto" if memory >= Self::AMPLE => Self::RFC_9106_2,
             "auto" | "small" => Self::SMALL,
@@ -78,26 +86,16 @@ impl Preset {
 }
 
 impl Cost {
-    /// Refuses a cost from an enrolment that is too low to protect or too high to be ours.
-    pub(crate) fn check(self) -> Result<()> {
-        let fits = (8 * 1024..=1024 * 1024).contains(&self.m_kib)
-            && (1..=10).contains(&self.t)
-            && (1..=16).contains(&self.p);
-        if fits {
-            Ok(())
-        } else {
-            Err(Error::new(
-                Code::InvalidRequest,
-                "the enrolment's argon2 is out of bounds: m 8 MiB to 1 GiB, t 1 to 10, p 1 to 16",
-            ))
-        }
+    /// How many MiB a run takes.
+    pub const fn mib(self) -> u32 {
+        self.m_kib.div_ceil(1024)
     }
 
-    /// 32 bytes of Argon2id.
-    pub(crate) fn hash(self, input: &[u8], salt: &[u8; 32]) -> Result<Secret> {
+    /// So many bytes of Argon2id, from 4 on.
+    pub fn hash(self, input: &[u8], salt: &[u8; 32], length: usize) -> Result<Secret> {
         let refused = |error| Error::new(Code::Internal, format!("Argon2id: {error}"));
-        let mut output = Secret::zeroed(32);
-        let params = Params::new(self.m_kib, self.t, self.p, Some(32)).map_err(refused)?;
+        let mut output = Secret::zeroed(length);
+        let params = Params::new(self.m_kib, self.t, self.p, Some(length)).map_err(refused)?;
         let mut memory = self.allocate(params.block_count())?;
         let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
         scrubbed(|| {
@@ -113,10 +111,7 @@ impl Cost {
         memory.try_reserve_exact(blocks).map_err(|_| {
             Error::new(
                 Code::Unavailable,
-                format!(
-                    "no memory for Argon2id: this enrolment takes {} MiB",
-                    self.m_kib.div_ceil(1024)
-                ),
+                format!("no memory for Argon2id: this enrolment takes {} MiB", self.mib()),
             )
         })?;
         memory.resize(blocks, Block::new());
@@ -124,9 +119,34 @@ impl Cost {
     }
 }
 
+impl<'de> Deserialize<'de> for Cost {
+    /// An enrolment comes back from anybody: a cost out of bounds would wear down a fingerprint, or the machine.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        let Fields { m_kib, t, p } = json::object(deserializer)?;
+        let fits =
+            (8 * 1024..=1024 * 1024).contains(&m_kib) && (1..=10).contains(&t) && (1..=16).contains(&p);
+        if fits {
+            Ok(Self { m_kib, t, p })
+        } else {
+            Err(json::refused(
+                "has an argon2 out of bounds: m 8 MiB to 1 GiB, t 1 to 10, p 1 to 16",
+            ))
+        }
+    }
+}
+
+/// A [`Cost`] as it stands in JSON.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Fields {
+    m_kib: u32,
+    t: u32,
+    p: u32,
+}
+
 /// The memory that this process may use, in bytes: the machine's, or less if its cgroup has less. Beyond that the kernel
 /// does not refuse, it kills; so a unit's or a container's limit decides as much as the machine does.
-pub(crate) fn memory() -> Result<u64> {
+pub fn memory() -> Result<u64> {
     let mut system = System::new().map_err(|error| {
         Error::new(
             Code::Unavailable,
@@ -149,9 +169,29 @@ pub(crate) fn memory() -> Result<u64> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use serde_json::json;
+
     use super::*;
 
     const MIB: u64 = 1024 * 1024;
+
+    /// RFC 9106 has its vector for a key and data besides, which nothing here uses. These are of the reference implementation
+    /// (`argon2 saltsaltsaltsaltsaltsaltsaltsalt -id -t 2 -k 19456 -p 1 -l LENGTH -r`).
+    #[test]
+    fn as_the_reference_implementation() {
+        let known = [
+            "bef17ae184dbe55fe927bd239304af1482c22f43cc688dc957306ce24aa1516d",
+            "3930f9989d83e3091749c5d8a4a0d56634ead07ce0ef0ad360ce4ea86a2b357a\
+             945053bc8017e9003bc82930a3a53a33b9014ba34e835c917472f3d94a6d09fb",
+        ];
+        for (length, known) in [32, 64].into_iter().zip(known) {
+            let output = Preset::SMALL
+                .cost
+                .hash(b"password", b"saltsaltsaltsaltsaltsaltsaltsalt", length)
+                .unwrap();
+            assert_eq!(base16ct::lower::encode_string(output.expose()), known);
+        }
+    }
 
     #[test]
     fn auto_goes_by_memory() {
@@ -162,18 +202,14 @@ mod tests {
     #[test]
     fn a_run_takes_at_most_half_of_the_memory() {
         assert!(Preset::named("small", 38 * MIB).is_ok());
-        assert_eq!(
-            Preset::named("small", 38 * MIB - 2).unwrap_err().code,
-            Code::InvalidRequest
-        );
-        assert_eq!(
-            Preset::named("rfc9106-2", 127 * MIB).unwrap_err().code,
-            Code::InvalidRequest
-        );
-        assert_eq!(
-            Preset::named("", 1024 * MIB).unwrap_err().code,
-            Code::InvalidRequest
-        );
+        for (name, memory) in [
+            ("small", 38 * MIB - 2),
+            ("rfc9106-2", 127 * MIB),
+            ("", 1024 * MIB),
+        ] {
+            let refused = Preset::named(name, memory).unwrap_err();
+            assert_eq!(refused.code, Code::InvalidRequest, "{name}");
+        }
     }
 
     #[test]
@@ -182,10 +218,18 @@ mod tests {
     }
 
     #[test]
+    fn what_is_written_is_read() {
+        for preset in [Preset::RFC_9106_2, Preset::SMALL] {
+            let written = serde_json::to_value(preset.cost).unwrap();
+            assert_eq!(json::from_value::<Cost>(&written).unwrap(), preset.cost);
+        }
+    }
+
+    #[test]
     fn bounds() {
-        let cost = |m_kib, t, p| Cost { m_kib, t, p }.check().map_err(|error| error.code);
-        assert_eq!(cost(8 * 1024, 1, 1), Ok(()));
-        assert_eq!(cost(1024 * 1024, 10, 16), Ok(()));
+        let read = |m_kib, t, p| json::from_value::<Cost>(&json!({"m_kib": m_kib, "t": t, "p": p})).map(drop);
+        assert_eq!(read(8 * 1024, 1, 1), Ok(()));
+        assert_eq!(read(1024 * 1024, 10, 16), Ok(()));
         for (m_kib, t, p) in [
             (8 * 1024 - 1, 1, 1),
             (1024 * 1024 + 1, 1, 1),
@@ -195,7 +239,18 @@ mod tests {
             (8 * 1024, 1, 17),
             (u32::MAX, u32::MAX, u32::MAX),
         ] {
-            assert_eq!(cost(m_kib, t, p), Err(Code::InvalidRequest), "{m_kib} {t} {p}");
+            let fault = read(m_kib, t, p).unwrap_err().to_string();
+            assert!(
+                fault.starts_with("has an argon2 out of bounds"),
+                "{m_kib} {t} {p}: {fault}"
+            );
+        }
+        for other in [
+            json!([8 * 1024, 1, 1]),
+            json!({"m_kib": 8 * 1024, "t": 1}),
+            json!({"m_kib": 8 * 1024, "t": 1, "p": 1, "x": 1}),
+        ] {
+            assert!(json::from_value::<Cost>(&other).is_err(), "{other}");
         }
     }
 
