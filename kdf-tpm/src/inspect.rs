@@ -107,8 +107,12 @@ fn storage_root_key(tpm: &mut Tpm) -> Result<Vec<Detail>> {
     };
     details.push(Detail {
         name: "0x81000001".to_owned(),
-        value: persistent.map_or_else(|| "empty".to_owned(), ObjectName::to_hex),
-        hint: (parent.is_some() && persistent.is_some() && parent != persistent)
+        value: match persistent {
+            None => "empty".to_owned(),
+            Some(None) => "a key whose Name is not one of SHA-256".to_owned(),
+            Some(Some(name)) => name.to_hex(),
+        },
+        hint: (parent.is_some() && persistent.is_some_and(|name| name != parent))
             .then(|| "another key than the parent, so the option persist is not possible".to_owned()),
     });
     Ok(details)

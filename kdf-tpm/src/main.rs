@@ -14,6 +14,9 @@ use zeroizing_alloc::ZeroAlloc;
 static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
 
 fn main() -> ExitCode {
+    // A host that needs our answer no longer sends SIGTERM: what is loaded on a TPM must not stay there, where nothing but us
+    // flushes it. Without it a kernel's resource manager still does.
+    let _ = kdf_api::hardening::defer_termination();
     // libtss2 writes to stderr, in its own words, what is told in ours. Without it only the noise is back.
     let _ = kdf_api::hardening::set_variable("TSS2_LOG", "all+none");
     Program::new(KdfTpm::telling(tell))

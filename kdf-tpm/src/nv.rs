@@ -180,22 +180,22 @@ fn fill(
     let used = owner.with(tpm, Encrypts::Command, Then::Stays)?;
     tpm.nv_write(used, index, secret.expose())?;
     let (public, name) = tpm.nv_public(index)?;
-    if !is_ours(&public) || public.authorization_policy().value() != policy {
-        return Err(Error::new(
+    match name {
+        Some(name) if is_ours(&public) && public.authorization_policy().value() == policy => {
+            Ok(Index { handle, name })
+        }
+        _ => Err(Error::new(
             Code::Insecure,
             "the TPM made another NV index than the one that was asked for",
         )
-        .hint(
-            "nothing was enrolled; this TPM, or something between it and this program, cannot be trusted",
-        ));
+        .hint("nothing was enrolled; this TPM, or something between it and this program, cannot be trusted")),
     }
-    Ok(Index { handle, name })
 }
 
 /// The index of an enrolment, if it is still the one.
 pub(crate) fn find(tpm: &mut Tpm, index: Index) -> Result<NvIndexHandle> {
     match tpm.nv_index(index.handle)? {
-        Some((found, name)) if name == index.name => Ok(found),
+        Some((found, name)) if name == Some(index.name) => Ok(found),
         _ => Err(Error::new(
             Code::NotEnrolled,
             format!(
@@ -218,7 +218,7 @@ pub(crate) enum What {
 pub(crate) fn destroy(tpm: &mut Tpm, what: What, owner: Option<&Secret>) -> Result<Vec<String>> {
     let (handle, index) = match what {
         What::Index(index) => match tpm.nv_index(index.handle)? {
-            Some((found, name)) if name == index.name => {
+            Some((found, name)) if name == Some(index.name) => {
                 if !is_ours(&tpm.nv_public(found)?.0) {
                     return Err(not_ours(index.handle));
                 }

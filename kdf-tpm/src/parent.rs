@@ -66,7 +66,7 @@ impl Parent {
     /// The key at the persistent handle, if it is the one of this name.
     fn persistent(tpm: &mut Tpm, name: ObjectName) -> Result<Option<Self>> {
         match tpm.persistent(PERSISTENT)? {
-            Some((handle, found)) if found == name => Ok(Some(Self {
+            Some((handle, found)) if found == Some(name) => Ok(Some(Self {
                 handle,
                 name,
                 place: Place::Persistent,

@@ -78,8 +78,9 @@ impl Tpm {
 
     // Objects
 
-    /// The object at a persistent handle, with the Name that libtss2 computed from what the TPM gave out.
-    pub(crate) fn persistent(&mut self, handle: u32) -> Result<Option<(KeyHandle, ObjectName)>> {
+    /// The object at a persistent handle, with the Name that libtss2 computed from what the TPM gave out: none where that is
+    /// not one of SHA-256, so none of ours.
+    pub(crate) fn persistent(&mut self, handle: u32) -> Result<Option<(KeyHandle, Option<ObjectName>)>> {
         const DOING: &str = "looking for the storage root key";
         let handle = PersistentTpmHandle::new(handle).doing(DOING)?;
         match self
@@ -89,10 +90,7 @@ impl Tpm {
         {
             Ok(object) => {
                 let name = self.context.tr_get_name(object).doing(DOING)?;
-                Ok(Some((
-                    object.into(),
-                    ObjectName::of_tpm(&name).ok_or(Failure::nonsense(DOING))?,
-                )))
+                Ok(Some((object.into(), ObjectName::of_tpm(&name))))
             }
             Err(failure) if failure.is(Response::NO_OBJECT) => Ok(None),
             Err(failure) => Err(failure),
@@ -302,8 +300,9 @@ impl Tpm {
         Ok(handles.into_inner().into_iter().filter_map(index).collect())
     }
 
-    /// The NV index at a handle, with the Name that libtss2 computed from what the TPM gave out.
-    pub(crate) fn nv_index(&mut self, handle: u32) -> Result<Option<(NvIndexHandle, ObjectName)>> {
+    /// The NV index at a handle, with the Name that libtss2 computed from what the TPM gave out: none where that is not one of
+    /// SHA-256, so none of ours.
+    pub(crate) fn nv_index(&mut self, handle: u32) -> Result<Option<(NvIndexHandle, Option<ObjectName>)>> {
         const DOING: &str = "looking for the revocable secret";
         let handle = NvIndexTpmHandle::new(handle).doing(DOING)?;
         match self
@@ -313,23 +312,20 @@ impl Tpm {
         {
             Ok(object) => {
                 let name = self.context.tr_get_name(object).doing(DOING)?;
-                Ok(Some((
-                    object.into(),
-                    ObjectName::of_tpm(&name).ok_or(Failure::nonsense(DOING))?,
-                )))
+                Ok(Some((object.into(), ObjectName::of_tpm(&name))))
             }
             Err(failure) if failure.is(Response::NO_OBJECT) => Ok(None),
             Err(failure) => Err(failure),
         }
     }
 
-    pub(crate) fn nv_public(&mut self, index: NvIndexHandle) -> Result<(NvPublic, ObjectName)> {
+    pub(crate) fn nv_public(&mut self, index: NvIndexHandle) -> Result<(NvPublic, Option<ObjectName>)> {
         const DOING: &str = "looking at an NV index";
         let (public, name) = self
             .context
             .execute_without_session(|tpm| tpm.nv_read_public(index))
             .doing(DOING)?;
-        Ok((public, ObjectName::of_tpm(&name).ok_or(Failure::nonsense(DOING))?))
+        Ok((public, ObjectName::of_tpm(&name)))
     }
 
     pub(crate) fn nv_define(&mut self, owner: AuthSession, public: NvPublic) -> Result<NvIndexHandle> {

@@ -15,7 +15,6 @@ use crate::errors::{Failure, Response};
 use crate::key::{self, Mode};
 use crate::nv;
 use crate::parent::Parent;
-use crate::pcrs;
 use crate::pin::{self, Stretched};
 use crate::policy::Policy;
 use crate::session::{Encrypts, Salted, Then};
@@ -111,7 +110,8 @@ impl Guarded<'_> {
         session: &Salted,
         command: impl Fn(&mut Tpm, AuthSession) -> std::result::Result<Secret, Failure>,
     ) -> Result<Secret> {
-        for _ in 0..TRIES {
+        let mut more_tries = 1..TRIES;
+        loop {
             self.policy.satisfy(tpm, session, self.approved)?;
             if self.policy.pin {
                 pin::require_time(tpm)?;
@@ -119,13 +119,12 @@ impl Guarded<'_> {
             let used = session.with(tpm, self.encrypts, self.then)?;
             match command(tpm, used) {
                 Ok(output) => return Ok(output),
-                Err(failure) if failure.is(Response::PCR_CHANGED) => {
+                Err(failure) if failure.is(Response::PCR_CHANGED) && more_tries.next().is_some() => {
                     tpm.policy_restart(session.as_policy()?)?;
                 }
                 Err(failure) => return Err(self.refused(tpm, failure)),
             }
         }
-        Err(pcrs::changing())
     }
 
     fn refused(&self, tpm: &mut Tpm, failure: Failure) -> Error {

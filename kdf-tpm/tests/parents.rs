@@ -32,11 +32,21 @@ fn evict(machine: &Machine) {
 }
 
 /// Puts a key of the TPM's own, but not the enrolled one, where the storage root key is expected.
-fn put_impostor(machine: &Machine) {
+fn put_impostor(machine: &Machine, name_algorithm: &str) {
     let folder = tempfile::TempDir::new().unwrap();
     let context = folder.path().join("impostor.ctx");
     let context = context.to_str().unwrap();
-    machine.tool(&["tpm2_createprimary", "-C", "o", "-G", "rsa2048", "-c", context]);
+    machine.tool(&[
+        "tpm2_createprimary",
+        "-C",
+        "o",
+        "-g",
+        name_algorithm,
+        "-G",
+        "rsa2048",
+        "-c",
+        context,
+    ]);
     machine.tool(&["tpm2_evictcontrol", "-C", "o", "-c", context, "0x81000001"]);
     machine.tool(&["tpm2_flushcontext", "-t"]);
 }
@@ -72,11 +82,18 @@ fn made_persistent_or_evicted_later_it_is_the_same() {
 
 #[test]
 fn another_key_in_its_place_is_told_nothing() {
+    // One with the same kind of Name as ours, and one with another.
+    told_nothing("sha256");
+    told_nothing("sha384");
+}
+
+fn told_nothing(name_algorithm: &str) {
     let machine = Machine::new();
     let enrolment = machine.enroll(&[("persist", "true")]);
     let key = machine.derive(&enrolment).unwrap();
     evict(&machine);
-    put_impostor(&machine);
+    put_impostor(&machine, name_algorithm);
+    assert_eq!(machine.health(&enrolment).state, kdf_api::State::Ok);
     machine.recorded();
     assert!(
         machine.derive(&enrolment).unwrap().same_as(&key),

@@ -125,11 +125,14 @@ fn indexes_of_others_are_left_alone() {
         .as_u64()
         .unwrap();
     machine.retire(Retire::Id(number)).unwrap();
-    for handle in first..first + 2 {
+    // One of the second kind of Name that TPMs have.
+    for (handle, name_algorithm) in [(first, "sha256"), (first + 1, "sha384")] {
         machine.tool(&[
             "tpm2_nvdefine",
             "-C",
             "o",
+            "-g",
+            name_algorithm,
             "-s",
             "32",
             "-a",
