@@ -7,7 +7,6 @@ use crate::enrolment::Enrolment;
 use crate::key::Mode;
 use crate::lockout::Lockout;
 use crate::maker::Maker;
-use crate::name::ObjectName;
 use crate::nv;
 use crate::parent::{PERSISTENT, Parent, Place};
 use crate::pcrs::{BANK, Registers};
