@@ -193,7 +193,7 @@ fn outcome_of_long_request(does: &str, deadline: Duration) -> Result<[u8; 32], E
         },
     );
     assert!(
-        start.elapsed() < deadline + SECOND,
+        start.elapsed() < deadline + 5 * SECOND,
         "it took {:?}",
         start.elapsed()
     );
