@@ -127,21 +127,28 @@ pub(crate) fn create(
         .transpose()
         .map_err(internal)?;
     let used = session.with(tpm, Encrypts::Both, Then::Stays)?;
-    let created = tpm.create(used, parent.handle(), template, auth, sealed)?;
-    if !shape.fits(&created.public) {
-        return Err(Error::new(
-            Code::Insecure,
-            "the TPM made another object than the one that was asked for: it would not be guarded by its policy",
-        )
-        .hint("nothing was enrolled; this TPM, or something between it and this program, cannot be trusted"));
-    }
-    Ok(Stored {
-        public: created.public.marshall().map_err(internal)?,
-        private: created.private.value().to_vec(),
-    })
+    Stored::made(&tpm.create(used, parent.handle(), template, auth, sealed)?, shape)
 }
 
 impl Stored {
+    /// What is stored of a new object, if it is the one that was asked for.
+    fn made(created: &Created, shape: &Shape) -> Result<Self> {
+        let public = created.public.marshall().ok();
+        match public.filter(|_| shape.fits(&created.public)) {
+            Some(public) => Ok(Self {
+                public,
+                private: created.private.value().to_vec(),
+            }),
+            None => Err(Error::new(
+                Code::Insecure,
+                "the TPM made another object than the one that was asked for: it would not be guarded by its policy",
+            )
+            .hint(
+                "nothing was enrolled; this TPM, or something between it and this program, cannot be trusted",
+            )),
+        }
+    }
+
     /// What the TPM loads, if it is of this shape. An altered one is found here or by the TPM.
     pub(crate) fn read(&self, shape: &Shape) -> Result<Created> {
         let altered = || altered("its key object is not of the kind that it says");
@@ -198,6 +205,39 @@ mod tests {
         assert_eq!(public(Mode::Hmac, true), expected("000400b2", "0005000b"));
         assert_eq!(public(Mode::Sealed, false), expected("00000492", "0010"));
         assert_eq!(public(Mode::Sealed, true), expected("00000092", "0010"));
+    }
+
+    /// A TPM that makes an object with other rules is found out: here one that an empty password opens.
+    #[test]
+    fn an_object_that_was_not_asked_for_is_refused() {
+        let asked = Shape {
+            mode: Mode::Sealed,
+            pin: false,
+            policy: [0xee; 32],
+        };
+        let unique = || Digest::try_from([0xdd; 32].as_slice()).unwrap();
+        let made = |public| {
+            let private = Private::try_from(vec![1; 100]).unwrap();
+            Stored::made(&Created { public, private }, &asked).map_err(|error| error.code)
+        };
+        assert!(made(asked.public(unique()).unwrap()).is_ok());
+        for other in [
+            Shape { pin: true, ..asked },
+            Shape {
+                policy: [0; 32],
+                ..asked
+            },
+            Shape {
+                mode: Mode::Hmac,
+                ..asked
+            },
+        ] {
+            assert_eq!(made(other.public(unique()).unwrap()), Err(Code::Insecure));
+        }
+        let mut open = asked.public(unique()).unwrap().marshall().unwrap();
+        // userWithAuth, bit 6 of the attributes.
+        *open.get_mut(7).unwrap() |= 1 << 6;
+        assert_eq!(made(Public::unmarshall(&open).unwrap()), Err(Code::Insecure));
     }
 
     /// A flipped bit is a code, and never an object with other rules.

@@ -11,8 +11,9 @@
 
 mod support;
 
-use kdf_api::Code;
-use support::faults::{DEFINE, EVICT, PCR_READ, answers, code_of};
+use kdf_api::{Code, Retire, id};
+use sha2::{Digest as _, Sha256};
+use support::faults::{DEFINE, EVICT, NV_READ_PUBLIC, PCR_READ, answers, code_of};
 use support::{Machine, response_code};
 
 /// What goes wrong when somebody enrols: how the TPM is spoiled, what is asked for, and what it says.
@@ -188,4 +189,31 @@ fn an_answer_that_was_changed_on_its_way_is_noticed() {
         assert_eq!(error.code, Code::Tampered, "{error}");
         assert!(error.message.contains("does not authenticate"), "{error}");
     }
+}
+
+/// Or he shows the NV index as one that its owner can read, under the Name that such a one has. No session guards that answer.
+#[test]
+fn an_index_with_other_rules_is_noticed() {
+    let machine = Machine::new();
+    machine.recorder().meddle(|said, forward| {
+        let mut answer = forward(said);
+        if code_of(said) == NV_READ_PUBLIC && response_code(&answer) == 0 {
+            // Size, then handle, nameAlg, attributes, …; after it the Name: size, nameAlg, digest.
+            let end = 12 + usize::from(u16::from_be_bytes([answer[10], answer[11]]));
+            // OWNERREAD, bit 17.
+            answer[19] |= 1 << 1;
+            let name = Sha256::digest(&answer[12..end]);
+            answer[end + 4..end + 36].copy_from_slice(&name);
+        }
+        Some(answer)
+    });
+    let number = id::random().unwrap();
+    let error = machine.enroll_as(number, &[("revocable", "true")]).unwrap_err();
+    assert_eq!(error.code, Code::Insecure, "{error}");
+    assert!(error.message.contains("another NV index"), "{error}");
+    machine.recorder().leave_alone();
+    machine.assert_clean();
+    // Under that Name it could not be removed; by the id it can.
+    machine.retire(Retire::Id(number)).unwrap();
+    assert!(machine.handles(0x01).is_empty());
 }

@@ -63,6 +63,7 @@ fn all_registers_at_once() {
     assert!(error.message.contains("PCR 23 "), "{error}");
 }
 
+/// Invariant 8: what cannot open does not cost a try either.
 #[test]
 fn a_changed_register_costs_no_try_of_the_pin() {
     let mut machine = Machine::new().with_pin();

@@ -8,6 +8,7 @@ pub const EVICT: u32 = 0x120;
 pub const HMAC: u32 = 0x155;
 pub const LOAD: u32 = 0x157;
 pub const FLUSH: u32 = 0x165;
+pub const NV_READ_PUBLIC: u32 = 0x169;
 pub const NV_UNDEFINE: u32 = 0x122;
 pub const NV_WRITE: u32 = 0x137;
 pub const PCR_READ: u32 = 0x17e;
