@@ -281,15 +281,33 @@ impl DescribedAnswer {
                 version: self.version,
                 root_of_trust: self.root_of_trust,
                 binding: self.binding,
-                options: self.options,
-                settings: self.settings,
-                credentials: self.credentials,
+                options: self.options.iter().map(printable_parameter).collect(),
+                settings: self.settings.iter().map(printable_parameter).collect(),
+                credentials: self.credentials.iter().map(printable_credential).collect(),
                 max_secret: self.max_secret,
                 needs: self.needs,
             },
             protocols: self.protocols,
             verbs,
         })
+    }
+}
+
+/// What people choose from, of which every text is [`printable`].
+fn printable_parameter(parameter: &Parameter) -> Parameter {
+    Parameter {
+        name: printable(&parameter.name),
+        help: printable(&parameter.help),
+        default: parameter.default.as_deref().map(printable),
+        required: parameter.required,
+    }
+}
+
+fn printable_credential(credential: &CredentialParameter) -> CredentialParameter {
+    CredentialParameter {
+        name: printable(&credential.name),
+        help: printable(&credential.help),
+        verbs: credential.verbs.iter().map(|verb| printable(verb)).collect(),
     }
 }
 
@@ -456,6 +474,25 @@ mod tests {
             .unwrap();
         assert!(read.value.same_as(&key));
         assert_eq!(read.advice, advice);
+    }
+
+    #[test]
+    fn what_a_program_says_of_itself_steers_no_terminal() {
+        let message = r#"{"ok":{"name":"x","version":"1","protocols":[1],"verbs":["enroll","derive"],"root_of_trust":"file",
+            "binding":"file","options":[{"name":"a\u001b[2J","help":"b\nc","default":"\u009b"}],"settings":[],
+            "credentials":[{"name":"p\u0007","help":"\u202e","verbs":["\u001b"]}]}}"#;
+        let read = read::<DescribedAnswer>(message.as_bytes(), true)
+            .unwrap()
+            .unwrap();
+        let Description {
+            options, credentials, ..
+        } = read.accept().unwrap().description;
+        assert_eq!(options, [Parameter::with_default("a [2J", " ", "b c")]);
+        let [credential] = credentials.as_slice() else {
+            unreachable!()
+        };
+        assert_eq!((credential.name.as_str(), credential.help.as_str()), ("p ", " "));
+        assert_eq!(credential.verbs, [" "]);
     }
 
     #[test]
