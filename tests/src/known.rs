@@ -7,7 +7,7 @@ use std::path::Path;
 use kdf_api::host::{Device, Executable, Program, ProgramDirs, hook_key};
 use kdf_api::{Context, Credentials, Key, Place, Secret, Use, Wrapped, hkdf};
 use serde_json::Value;
-use unsealer::keyring::{Body, Kind, Locked, RotationCredential, Slot, slot_context};
+use unsealer::keyring::{Body, Kind, Locked, RotationCredential, Slot};
 
 use crate::needles::Needles;
 use crate::opened;
@@ -64,7 +64,7 @@ pub fn secrets(site: &Site) -> Needles {
     let locked = locked(site);
     let body = &locked.body;
     for slot in &body.slots {
-        let context = slot_context(body.id, body.epoch, &slot.name).unwrap();
+        let context = body.slot_context(&slot.name, slot.share.as_ref()).unwrap();
         let ikm = slot_ikm(site, &locked, slot, &context);
         needles.add(&format!("the key of the slot {}", slot.name), ikm.expose());
         let key = wrapping_key(&ikm, &context, &slot.wrapped);
@@ -159,7 +159,7 @@ fn data_key(site: &Site, locked: &Locked) -> Key {
     let body = &locked.body;
     let slot = body.slots.iter().find(|slot| slot.name == "file");
     let slot = slot.expect("a slot of the name `file`");
-    let context = slot_context(body.id, body.epoch, &slot.name).unwrap();
+    let context = body.slot_context(&slot.name, slot.share.as_ref()).unwrap();
     let ikm = slot_ikm(site, locked, slot, &context);
     let wrapped = Wrapped::from_json(&slot.wrapped, Key::LENGTH).unwrap();
     Key::new(wrapped.open(&ikm, &context).unwrap()).unwrap()

@@ -5,7 +5,7 @@ use kdf_api::host::{Executable, Program, ProgramDirs};
 use kdf_api::{Credentials, Key, Place, Use};
 use unsealer::config::Config;
 use unsealer::credentials::Asking;
-use unsealer::keyring::{Keyring, Locked, slot_context};
+use unsealer::keyring::{Keyring, Locked};
 use unsealer::open::{self, Lock};
 use unsealer::slots::Slots;
 use unsealer::state::StateFolder;
@@ -35,7 +35,8 @@ pub fn slot_key(site: &Site, locked: &Locked, name: &str) -> Key {
     let slot = locked.body.slots.iter().find(|slot| slot.name == name);
     let slot = slot.expect("the keyring has that slot");
     let program = Program::new(&configured.program).expect("an absolute path");
-    let context = slot_context(locked.body.id, locked.body.epoch, name).expect("a good context");
+    let context = locked.body.slot_context(name, slot.share.as_ref());
+    let context = context.expect("a good context");
     let credentials = Credentials::new();
     let place = Place {
         settings: &configured.settings,

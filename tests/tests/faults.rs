@@ -143,7 +143,7 @@ fn the_only_copy_is_not_given_up() {
 #[test]
 fn no_file_may_grow_beyond_a_limit() {
     /// What is reserved for a keyring beside its present size.
-    const ROOM: u64 = unsealer::open::ROOM as u64;
+    const ROOM: u64 = unsealer::save::ROOM as u64;
     // Through the journal, and through the reservations of the first, the second and the later saves.
     let journal = (0..1200).step_by(48);
     let saves = (ROOM..ROOM + 3200).step_by(200);

@@ -20,9 +20,7 @@ use kdf_api::host::hook_key;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use unsealer::keyring::{
-    Active, Keyring, Kind, Locked, ProgramHint, Slot, slot_context, unwrap_data_key, wrap_data_key,
-};
+use unsealer::keyring::{Active, Keyring, Kind, Locked, Part, Policy, ProgramHint, Slot};
 use unsealer_tests::openbao::{OpenBao, Storage};
 use unsealer_tests::opened;
 use unsealer_tests::process::bin;
@@ -193,7 +191,6 @@ fn every_flipped_bit_of_a_real_keyring_is_detected() {
     let good = &machine.good;
     let locked = Locked::parse(good).unwrap();
     let key = opened::slot_key(&machine.site, &locked, "file");
-    let context = slot_context(locked.body.id, locked.body.epoch, "file").unwrap();
     let opens = |bytes: &[u8]| {
         let Ok(locked) = Locked::parse(bytes) else {
             return false;
@@ -201,8 +198,11 @@ fn every_flipped_bit_of_a_real_keyring_is_detected() {
         let Some(slot) = locked.body.slots.iter().find(|slot| slot.name == "file") else {
             return false;
         };
-        let data_key = unwrap_data_key(&key, &context, &slot.wrapped);
-        data_key.is_ok_and(|data_key| locked.open(data_key).is_ok())
+        let part = locked.body.keyhole(slot).unwrap().open(&key);
+        part.is_ok_and(|part| {
+            let data_key = Part::combine(vec![part]).unwrap();
+            locked.open(data_key).is_ok()
+        })
     };
     assert!(opens(good), "the control");
     let mut flipped = good.clone();
@@ -362,11 +362,11 @@ fn a_keyring_put_together_from_parts_is_refused_twice() {
 /// A keyring by somebody who chose his own data key, and made the slot that the configuration has a program for. All in it
 /// is in order but that we never saw it.
 fn forged() -> Vec<u8> {
-    let mut keyring = Keyring::create().unwrap();
-    let context = slot_context(keyring.body.id, keyring.body.epoch, "hook").unwrap();
+    let mut keyring = Keyring::create(Policy::Any).unwrap();
+    let seat = keyring.seats(&["hook"]).unwrap().remove(0);
     let salt = [7; 32];
-    let key = hook_key(&Secret::copy_of(&IKM), &salt, &context);
-    let wrapped = wrap_data_key(&key, &context, keyring.data_key()).unwrap();
+    let key = hook_key(&Secret::copy_of(&IKM), &salt, &seat.context);
+    let wrapped = seat.wrap(&key).unwrap();
     keyring.body.slots.push(Slot {
         name: "hook".to_owned(),
         kind: Kind::Hook,
@@ -378,6 +378,7 @@ fn forged() -> Vec<u8> {
         enrolment: json!({}),
         kept: None,
         salt: Some(salt),
+        share: None,
         wrapped,
     });
     keyring.payload.active = Some(Active {

@@ -92,12 +92,16 @@ pub enum Error {
         /// Where it should be.
         path: PathBuf,
     },
-    /// No slot of the keyring opened.
-    #[error("no slot opens the keyring {}", path.display())]
-    NoSlotOpens {
+    /// Fewer slots of the keyring opened than its policy asks for.
+    #[error("{}", not_enough(path, opened, *needed))]
+    NotEnoughSlots {
         /// The keyring.
         path: PathBuf,
-        /// Each slot and what became of it.
+        /// The slots that opened.
+        opened: Vec<String>,
+        /// How many were needed.
+        needed: usize,
+        /// Each slot that failed, and how.
         outcomes: Vec<(String, kdf_api::Error)>,
     },
     /// A slot failed.
@@ -160,7 +164,7 @@ impl Error {
             Self::Locked { .. } => Exit::Locked,
             Self::NeedsPerson { .. } => Exit::NeedsPerson,
             Self::Kdf(error) | Self::Slot { error, .. } if needs_person(error.code) => Exit::NeedsPerson,
-            Self::NoSlotOpens { outcomes, .. }
+            Self::NotEnoughSlots { outcomes, .. }
                 if outcomes.iter().any(|(_, error)| needs_person(error.code)) =>
             {
                 Exit::NeedsPerson
@@ -180,7 +184,7 @@ impl Error {
     /// The slots that were tried in vain, each with what became of it; empty unless that is what went wrong.
     pub fn slots(&self) -> &[(String, kdf_api::Error)] {
         match self {
-            Self::NoSlotOpens { outcomes, .. } => outcomes,
+            Self::NotEnoughSlots { outcomes, .. } => outcomes,
             _ => &[],
         }
     }
@@ -222,7 +226,7 @@ impl Error {
                 "`unsealer init` makes one together with a new server; STATE_DIRECTORY says where it is looked for"
                     .to_owned(),
             ),
-            Self::NoSlotOpens { .. } => Some("`unsealer slot test NAME` tries one slot".to_owned()),
+            Self::NotEnoughSlots { .. } => Some("`unsealer slot test NAME` tries one slot".to_owned()),
             Self::Setup { program, .. } => Some(format!(
                 "mend it, then run `unsealer init --resume --setup {}`; until then the root token stays in the keyring",
                 quoted(program)
@@ -231,6 +235,18 @@ impl Error {
             Self::Vault { error, .. } => error.hint(),
             Self::WrongUser { owner, .. } => Some(sudo_line(owner)),
         }
+    }
+}
+
+fn not_enough(path: &Path, opened: &[String], needed: usize) -> String {
+    let path = path.display();
+    match opened {
+        [] if needed == 1 => format!("no slot opens the keyring {path}"),
+        [] => format!("no slot opens of the {needed} that the keyring {path} needs"),
+        opened => format!(
+            "only {} opens of the {needed} slots that the keyring {path} needs",
+            opened.join(", ")
+        ),
     }
 }
 

@@ -12,14 +12,16 @@
 //! | [`config`], [`places`], [`credentials`] | what runs, where things are, where secrets come from |
 //! | [`keyring`] | the file format |
 //! | [`state`] | what is remembered between runs, and how it is written |
-//! | [`open`] | opening and saving the keyring in the one right order |
+//! | [`open`], [`save`] | opening and saving the keyring in the one right order |
+//! | [`change`] | slots added, removed, rotated; a new data key; another policy: proven before it counts |
 //! | [`slots`] | from a slot to its program to the data key |
 //! | [`vault`] | the servers |
-//! | [`report`], [`error`], [`exit`] | what people and scripts read |
+//! | [`report`], [`error`], [`exit`], [`strength`] | what people and scripts read |
 //! | [`fault`] | where tests stop the process |
 #![forbid(unsafe_code)]
 
 pub mod app;
+pub mod change;
 pub mod cli;
 pub mod commands;
 pub mod config;
@@ -31,8 +33,10 @@ pub mod keyring;
 pub mod open;
 pub mod places;
 pub mod report;
+pub mod save;
 pub mod slots;
 pub mod state;
+pub mod strength;
 mod told;
 pub mod vault;
 

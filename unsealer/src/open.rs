@@ -1,14 +1,14 @@
-//! Opening and saving the keyring: the order in which nothing is acted on before it is known to be good.
+//! Opening the keyring: the order in which nothing is acted on before it is known to be good.
 
 use kdf_api::Advice;
 use tracing::{error, info, warn};
 
 use crate::config::Config;
 use crate::error::Error;
-use crate::keyring::{Identity, Keyring, Locked, MAX_FILE};
-use crate::slots::Slots;
-use crate::state::durable::{self, Reservation};
-use crate::state::seen::{self, Seen, Verdict};
+use crate::keyring::{Identity, Keyring, Locked, MAX_FILE, Part};
+use crate::slots::{Attempt, Slots};
+use crate::state::durable;
+use crate::state::seen::{Seen, Verdict};
 use crate::state::{Exclusive, Shared, StateFolder};
 
 /// An opened keyring, and how that went.
@@ -16,12 +16,14 @@ use crate::state::{Exclusive, Shared, StateFolder};
 pub struct Opened {
     /// The keyring.
     pub keyring: Keyring,
-    /// The slot that opened it.
-    pub slot: String,
-    /// What that slot's program advises.
-    pub advice: Option<Advice>,
-    /// The slots that were tried before and failed.
+    /// The slots that opened it, in the order in which they did.
+    pub by: Vec<String>,
+    /// What the programs of those slots advise.
+    pub advice: Vec<(String, Advice)>,
+    /// The slots that were tried and failed.
     pub failed: Vec<(String, kdf_api::Error)>,
+    /// The slots that were called off, because enough others opened.
+    pub not_needed: Vec<String>,
     /// Whether this was the first time that we saw it.
     pub first_use: bool,
 }
@@ -102,7 +104,7 @@ pub fn describe_change(seen: &Seen, found: &Identity) -> String {
     )
 }
 
-/// Opens the keyring by the first slot that gives its data key: hash, parse, `seen`, slots, commitment, MAC, payload.
+/// Opens the keyring by the first slots that suffice: hash, parse, `seen`, slots, commitment, MAC, payload.
 pub fn open(
     state: &StateFolder,
     config: &Config,
@@ -111,35 +113,39 @@ pub fn open(
 ) -> Result<Opened, Error> {
     let locked = load(state, config)?;
     let verdict = recognise(state, &locked.identity())?;
-    let mut failed = Vec::new();
-    let mut found = None;
-    for slot in &locked.body.slots {
-        match slots.open(&locked.body, slot) {
-            Ok(opened) if locked.is_committed(&opened.data_key) => {
-                found = Some((slot.name.clone(), opened));
-                break;
-            }
-            Ok(_) => failed.push((slot.name.clone(), not_the_data_key())),
-            Err(error) => failed.push((slot.name.clone(), error)),
-        }
-    }
+    let Attempt {
+        opened,
+        failed,
+        not_needed,
+    } = slots.open_enough(&locked.body);
     for (slot, error) in &failed {
         warn!(slot, %error, "a slot did not open");
     }
     let path = state.keyring();
-    let Some((slot, opened)) = found else {
-        return Err(Error::NoSlotOpens {
+    let needed = locked.body.policy.needed();
+    if opened.len() < needed {
+        return Err(Error::NotEnoughSlots {
             path: path.to_owned(),
+            opened: opened.into_iter().map(|opening| opening.slot).collect(),
+            needed,
             outcomes: failed,
         });
-    };
-    let keyring = locked.open(opened.data_key).map_err(|fault| Error::Keyring {
+    }
+    let (mut by, mut advice, mut parts) = (Vec::new(), Vec::new(), Vec::new());
+    for opening in opened {
+        advice.extend(opening.advice.map(|advice| (opening.slot.clone(), advice)));
+        by.push(opening.slot);
+        parts.push(opening.part);
+    }
+    let refused = |fault| Error::Keyring {
         path: path.to_owned(),
         fault,
-    })?;
+    };
+    let data_key = Part::combine(parts).map_err(refused)?;
+    let keyring = locked.open(data_key).map_err(refused)?;
     info!(
         audit = "keyring-opened",
-        slot,
+        slots = by.join(", "),
         generation = keyring.body.generation,
         "the keyring is open"
     );
@@ -147,19 +153,12 @@ pub fn open(
     settle_seen(state, &keyring, &verdict, lock);
     Ok(Opened {
         keyring,
-        slot,
-        advice: opened.advice,
+        by,
+        advice,
         failed,
+        not_needed,
         first_use,
     })
-}
-
-/// A slot that opens to something else than the commitment says is that slot's fault, not the keyring's.
-fn not_the_data_key() -> kdf_api::Error {
-    kdf_api::Error::new(
-        kdf_api::Code::Tampered,
-        "the slot opened to something that is not this keyring's data key",
-    )
 }
 
 /// Notes a keyring whose MAC held: on first use, or to drop the second entry of an interrupted write. On a read-only folder
@@ -190,93 +189,3 @@ fn lies_there_by_hash(state: &StateFolder, keyring: &Keyring) -> bool {
         .and_then(|bytes| Locked::parse(&bytes).ok())
         .is_some_and(|locked| locked.identity() == *keyring.identity())
 }
-
-/// Everything that a save needs, made ready before a step that cannot be undone: space for the new keyring and for the
-/// record of it, and the copy of the present one.
-#[derive(Debug)]
-pub struct Prepared {
-    keyring: Reservation,
-    seen: Reservation,
-}
-
-/// Room for the record of what was seen; far more than two entries take.
-const SEEN_ROOM: usize = 4096;
-
-/// Makes ready for a save of at most `size` bytes.
-pub fn prepare(state: &StateFolder, size: usize) -> Result<Prepared, Error> {
-    if let Some(present) = durable::read(state.keyring(), MAX_FILE)? {
-        durable::replace(&state.previous_keyring(), &present)?;
-    }
-    Ok(Prepared {
-        keyring: durable::reserve(state.keyring(), size)?,
-        seen: durable::reserve(&state.file(seen::FILE), SEEN_ROOM)?,
-    })
-}
-
-/// Saves the next generation: first its bytes, durably, beside the present file; then its hash is accepted; then the
-/// rename; then the old hash is dropped. So a crash between never locks us out, and never loses what was once written.
-pub fn commit(state: &StateFolder, keyring: &mut Keyring, prepared: Prepared) -> Result<(), Error> {
-    let present = keyring.identity().clone();
-    let written = keyring.seal()?;
-    let both: Vec<_> = (!present.sha256.is_empty())
-        .then_some(&present)
-        .into_iter()
-        .chain([&written.identity])
-        .collect();
-    let staged = prepared.keyring.stage(&written.bytes)?;
-    prepared.seen.commit(&Seen::text(keyring.body.id, &both))?;
-    let outcome = staged.publish();
-    // What failed may have come after the rename. Then this is the present generation all the same: if the next save did
-    // not accept it, a crash before its rename would lock us out.
-    if outcome.is_ok() || lies_there(state, &written.bytes) {
-        keyring.written(written);
-    }
-    outcome?;
-    // The keyring is safe. The next opening drops the old entry if this fails.
-    if let Err(error) = Seen::record(state, keyring.body.id, &[keyring.identity()]) {
-        warn!(%error, "the record of the generation before could not be dropped: going on");
-    }
-    Ok(())
-}
-
-/// Finishes a save that was stopped after the next generation was written and before it was in its place. The data key
-/// says that it is ours: nobody else can have made it.
-pub fn finish_stopped_save(state: &StateFolder, keyring: Keyring) -> Result<Keyring, Error> {
-    let Some(bytes) = durable::left_beside(state.keyring(), MAX_FILE)? else {
-        return Ok(keyring);
-    };
-    let Some(next) = keyring.successor(&bytes) else {
-        return Ok(keyring);
-    };
-    let both = [keyring.identity(), next.identity()];
-    durable::replace(&state.file(seen::FILE), &Seen::text(keyring.body.id, &both))?;
-    durable::finish(state.keyring(), &bytes)?;
-    Seen::record(state, next.body.id, &[next.identity()])?;
-    Ok(next)
-}
-
-/// Whether a stopped save has left a keyring with shares beside the present one.
-pub fn shares_left_beside(state: &StateFolder) -> bool {
-    let left = durable::left_beside(state.keyring(), MAX_FILE).ok().flatten();
-    left.and_then(|bytes| Locked::parse(&bytes).ok())
-        .is_some_and(|locked| locked.body.public.shares.is_some())
-}
-
-/// Whether the keyring file has this content.
-fn lies_there(state: &StateFolder, content: &[u8]) -> bool {
-    matches!(durable::read(state.keyring(), MAX_FILE), Ok(Some(present)) if present == content)
-}
-
-/// Saves the next generation where nothing that cannot be undone came before.
-pub fn save(state: &StateFolder, keyring: &mut Keyring) -> Result<(), Error> {
-    // The size of what is there now, and room to grow.
-    let size = state
-        .keyring()
-        .metadata()
-        .map_or(0, |metadata| usize::try_from(metadata.len()).unwrap_or(0));
-    let prepared = prepare(state, size + ROOM)?;
-    commit(state, keyring, prepared)
-}
-
-/// What a keyring may grow by in one save: 255 shares and their encodings take less than half of it.
-pub const ROOM: usize = 64 * 1024;

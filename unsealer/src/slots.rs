@@ -1,21 +1,28 @@
 //! Slots: from the name in the keyring, by the configuration, to a program, and from what it gives to the data key.
+//!
+//! | file | one idea |
+//! |---|---|
+//! | here | the programs behind slots, and where their credentials come from |
+//! | `opening` | one slot opened, and many side by side |
+//! | `enrolling` | a new slot, and an old one for a new epoch |
+//! | `retiring` | what a slot's program made, destroyed |
 
-use std::cell::RefCell;
+mod enrolling;
+mod opening;
+mod retiring;
+
 use std::collections::BTreeMap;
-use std::rc::Rc;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 
-use kdf_api::host::{
-    Device, Executable, Hook, Program, ProgramDirs, hook_key, prove_derive, prove_hook, prove_keep,
-};
-use kdf_api::protocol::Verb;
-use kdf_api::secret::random_salt;
-use kdf_api::{Advice, Code, Credentials, EnrollRequest, Key, Place, Retire, Secret, Use, Values};
-use serde_json::{Value, json};
-use uuid::Uuid;
+use kdf_api::host::{Cancel, Device, Executable, Hook, Program, ProgramDirs};
+use kdf_api::{Binding, Code, Credentials, Place, Values};
 
-use crate::config::{self, Config, SlotKind};
+use crate::config::{self, Config, CredentialSource, SlotKind};
 use crate::credentials::{self, Asking};
-use crate::keyring::{self, Body, DataKey, Keyring, Kind, ProgramHint, Slot};
+
+pub use opening::{Attempt, Opening};
 
 type Result<T> = std::result::Result<T, kdf_api::Error>;
 
@@ -26,16 +33,9 @@ pub struct Slots<'a> {
     asking: Asking,
     live: bool,
     /// What was read once is not asked for again: a pipe has it once, and a person may mistype it the second time.
-    credentials: RefCell<BTreeMap<String, Rc<Credentials>>>,
-}
-
-/// A slot that opened.
-#[derive(Debug)]
-pub struct Opened {
-    /// What it wraps.
-    pub data_key: DataKey,
-    /// What its program advises. Not to be followed before the keyring's MAC holds.
-    pub advice: Option<Advice>,
+    credentials: Mutex<BTreeMap<String, Arc<Credentials>>>,
+    /// Calls that were called off and are not quite over. They hold keys, so they end before we do.
+    leaving: Mutex<Vec<JoinHandle<()>>>,
 }
 
 /// A program that is configured for a slot.
@@ -43,7 +43,7 @@ enum Backing {
     Kdf {
         device: Box<Executable>,
         settings: Values,
-        credentials: Rc<Credentials>,
+        credentials: Arc<Credentials>,
     },
     Hook(Hook),
 }
@@ -56,98 +56,45 @@ impl<'a> Slots<'a> {
             dirs: ProgramDirs::new(config.program_dirs.iter().cloned()),
             asking,
             live,
-            credentials: RefCell::default(),
+            credentials: Mutex::default(),
+            leaving: Mutex::default(),
         }
     }
 
-    /// Opens one slot of a keyring, in a fresh process of its program.
-    pub fn open(&self, body: &Body, slot: &Slot) -> Result<Opened> {
-        self.try_to_open(body, slot)
-            .map_err(|error| self.with_source(&slot.name, error))
-    }
-
-    fn try_to_open(&self, body: &Body, slot: &Slot) -> Result<Opened> {
-        let context = keyring::slot_context(body.id, body.epoch, &slot.name)?;
-        let (ikm, advice) = match (self.backing(&slot.name)?, slot.kind) {
-            (
-                Backing::Kdf {
-                    mut device,
-                    settings,
-                    credentials,
-                },
-                Kind::Derive,
-            ) => {
-                let place = Place {
-                    settings: &settings,
-                    credentials: &credentials,
-                };
-                let derived = device.derive(
-                    &slot.enrolment,
-                    &Use {
-                        context: &context,
-                        place,
-                    },
-                )?;
-                (derived.value, derived.advice)
-            }
-            (
-                Backing::Kdf {
-                    mut device,
-                    settings,
-                    credentials,
-                },
-                Kind::Keep,
-            ) => {
-                let place = Place {
-                    settings: &settings,
-                    credentials: &credentials,
-                };
-                let kept = slot.kept.as_ref().ok_or_else(|| mismatch("keeps nothing"))?;
-                let opened = device.unwrap(
-                    &slot.enrolment,
-                    &Use {
-                        context: &context,
-                        place,
-                    },
-                    kept,
-                )?;
-                let key = Key::new(opened.value).ok_or_else(|| {
-                    kdf_api::Error::new(
-                        Code::BrokenProgram,
-                        "the program gave back something else than it was to keep",
-                    )
-                })?;
-                (key, opened.advice)
-            }
-            (Backing::Hook(hook), Kind::Hook) => {
-                let salt = slot.salt.ok_or_else(|| mismatch("has no salt"))?;
-                (hook_key(&hook.ikm()?, &salt, &context), None)
-            }
-            (Backing::Kdf { .. }, Kind::Hook) => return Err(mismatch("was made by an IKM hook")),
-            (Backing::Hook(_), Kind::Derive | Kind::Keep) => {
-                return Err(mismatch("was not made by an IKM hook"));
-            }
-        };
-        Ok(Opened {
-            data_key: keyring::unwrap_data_key(&ikm, &context, &slot.wrapped)?,
-            advice,
-        })
-    }
-
     /// Checks that a slot could be enrolled: its program is there, passes the checks, and describes itself.
-    pub fn check(&self, name: &str) -> Result<String> {
-        Ok(match self.backing(name)? {
+    pub fn check(&self, name: &str) -> Result<Checked> {
+        Ok(match self.backing(name, None)? {
             Backing::Kdf { mut device, .. } => {
                 let description = device.describe()?.description;
-                format!(
-                    "{} {} ({})",
-                    description.name, description.version, description.root_of_trust
-                )
+                Checked {
+                    what: format!(
+                        "{} {} ({})",
+                        description.name, description.version, description.root_of_trust
+                    ),
+                    binding: description.binding,
+                }
             }
             Backing::Hook(hook) => {
                 hook.ikm()?;
-                "IKM hook".to_owned()
+                Checked {
+                    what: "IKM hook".to_owned(),
+                    binding: Binding::Vendor,
+                }
             }
+        })
+    }
+
+    /// Whether the configuration names a program for a slot.
+    pub fn is_configured(&self, name: &str) -> bool {
+        self.config.slot.contains_key(name)
+    }
+
+    /// Whether a person has to type something before this slot's program can be asked.
+    pub fn needs_a_person(&self, name: &str) -> bool {
+        self.config.slot.get(name).is_some_and(|slot| {
+            slot.credentials
+                .values()
+                .any(|source| *source == CredentialSource::Prompt)
         })
     }
 
@@ -157,130 +104,6 @@ impl<'a> Slots<'a> {
             .slot
             .get(name)
             .is_some_and(|slot| slot.kind == SlotKind::Kdf)
-    }
-
-    /// Enrols a slot, proves its program, and wraps the keyring's data key. Whoever calls this has journalled `id`.
-    pub fn enroll(&self, name: &str, id: Uuid, keyring: &Keyring) -> Result<Slot> {
-        self.try_to_enroll(name, id, keyring)
-            .map_err(|error| self.with_source(name, error))
-    }
-
-    fn try_to_enroll(&self, name: &str, id: Uuid, keyring: &Keyring) -> Result<Slot> {
-        let configured = self.configured(name)?;
-        let context = keyring::slot_context(keyring.body.id, keyring.body.epoch, name)?;
-        let made = match self.backing(name)? {
-            Backing::Kdf {
-                mut device,
-                settings,
-                credentials,
-            } => {
-                let place = Place {
-                    settings: &settings,
-                    credentials: &credentials,
-                };
-                let request = EnrollRequest {
-                    id,
-                    options: &configured.options,
-                    place,
-                };
-                let described = device.describe()?;
-                let enrolment = device.enroll(&request)?;
-                let program = ProgramHint {
-                    name: described.description.name.clone(),
-                    version: described.description.version.clone(),
-                };
-                if described.serves(Verb::Derive) {
-                    let key = prove_derive(device.as_mut(), &enrolment, place, &context)?.value;
-                    Made {
-                        kind: Kind::Derive,
-                        program,
-                        enrolment,
-                        kept: None,
-                        salt: None,
-                        ikm: key,
-                    }
-                } else {
-                    prove_keep(device.as_mut(), &enrolment, place, &context)?;
-                    let key = Key::random()?;
-                    let kept = device.wrap(
-                        &enrolment,
-                        &Use {
-                            context: &context,
-                            place,
-                        },
-                        key.as_secret(),
-                    )?;
-                    Made {
-                        kind: Kind::Keep,
-                        program,
-                        enrolment,
-                        kept: Some(kept),
-                        salt: None,
-                        ikm: key,
-                    }
-                }
-            }
-            Backing::Hook(hook) => {
-                let ikm: Secret = prove_hook(&hook)?;
-                let salt = random_salt()?;
-                let name = configured
-                    .program
-                    .file_name()
-                    .unwrap_or_default()
-                    .to_string_lossy()
-                    .into_owned();
-                let program = ProgramHint {
-                    name,
-                    version: String::new(),
-                };
-                let key = hook_key(&ikm, &salt, &context);
-                Made {
-                    kind: Kind::Hook,
-                    program,
-                    enrolment: json!({}),
-                    kept: None,
-                    salt: Some(salt),
-                    ikm: key,
-                }
-            }
-        };
-        let Made {
-            kind,
-            program,
-            enrolment,
-            kept,
-            salt,
-            ikm,
-        } = made;
-        let wrapped = keyring::wrap_data_key(&ikm, &context, keyring.data_key())?;
-        Ok(Slot {
-            name: name.to_owned(),
-            kind,
-            program,
-            enrolment_id: id,
-            enrolment,
-            kept,
-            salt,
-            wrapped,
-        })
-    }
-
-    /// Destroys what a slot's program made under an id whose enrolment is not in any keyring.
-    pub fn retire_id(&self, name: &str, id: Uuid) -> Result<Vec<String>> {
-        match self.backing(name)? {
-            Backing::Kdf {
-                mut device,
-                settings,
-                credentials,
-            } => {
-                let place = Place {
-                    settings: &settings,
-                    credentials: &credentials,
-                };
-                Ok(device.retire(Retire::Id(id), &place)?.0)
-            }
-            Backing::Hook(_) => Ok(Vec::new()),
-        }
     }
 
     fn configured(&self, name: &str) -> Result<&config::Slot> {
@@ -309,20 +132,23 @@ impl<'a> Slots<'a> {
         error
     }
 
-    fn credentials(&self, name: &str, slot: &config::Slot) -> Result<Rc<Credentials>> {
-        if let Some(known) = self.credentials.borrow().get(name) {
-            return Ok(Rc::clone(known));
+    fn credentials(&self, name: &str, slot: &config::Slot) -> Result<Arc<Credentials>> {
+        let mut known = held(&self.credentials);
+        if let Some(known) = known.get(name) {
+            return Ok(Arc::clone(known));
         }
-        let read = Rc::new(credentials::read(&slot.credentials, self.asking)?);
-        self.credentials
-            .borrow_mut()
-            .insert(name.to_owned(), Rc::clone(&read));
+        let read = Arc::new(credentials::read(&slot.credentials, self.asking)?);
+        known.insert(name.to_owned(), Arc::clone(&read));
         Ok(read)
     }
 
-    fn backing(&self, name: &str) -> Result<Backing> {
+    /// The program of a slot, with its credentials: they are asked for here, if a person has to type them.
+    fn backing(&self, name: &str, cancel: Option<&Cancel>) -> Result<Backing> {
         let slot = self.configured(name)?;
-        let program = program(slot, self.live)?;
+        let mut program = program(slot, self.live)?;
+        if let Some(cancel) = cancel {
+            program = program.cancelled_by(cancel);
+        }
         Ok(match slot.kind {
             SlotKind::Kdf => Backing::Kdf {
                 device: Box::new(Executable::new(program, self.dirs.clone())),
@@ -334,14 +160,41 @@ impl<'a> Slots<'a> {
     }
 }
 
-/// What enrolling gave, before the data key is wrapped.
-struct Made {
-    kind: Kind,
-    program: ProgramHint,
-    enrolment: Value,
-    kept: Option<Value>,
-    salt: Option<[u8; 32]>,
-    ikm: Key,
+impl Drop for Slots<'_> {
+    fn drop(&mut self) {
+        for call in held(&self.leaving).drain(..) {
+            let _ = call.join();
+        }
+    }
+}
+
+impl fmt::Debug for Slots<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Slots").finish_non_exhaustive()
+    }
+}
+
+/// What a program that may be enrolled says of itself.
+#[derive(Clone, Debug)]
+pub struct Checked {
+    /// For people: name, version, root of trust.
+    pub what: String,
+    /// What its keys hang on.
+    pub binding: Binding,
+}
+
+impl Backing {
+    /// Where a program finds things: its settings and credentials.
+    fn place<'a>(settings: &'a Values, credentials: &'a Credentials) -> Place<'a> {
+        Place {
+            settings,
+            credentials,
+        }
+    }
+}
+
+fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The program of a slot as a host runs it.

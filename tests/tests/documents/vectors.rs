@@ -9,7 +9,7 @@ use kdf_api::wrap::MAX_SECRET;
 use kdf_api::{Context, Key, Wrapped, hkdf};
 use serde_json::Value;
 use tempfile::TempDir;
-use unsealer::keyring::{DataKey, Locked, slot_context, unwrap_data_key};
+use unsealer::keyring::{DataKey, Locked, Part};
 use unsealer_tests::process::{bin, run};
 
 use crate::{LIMIT, bytes_32, hex, list, require_python, root, text, vectors};
@@ -82,12 +82,11 @@ fn the_keyring_opens_by_every_slot() {
     assert_eq!(body.slots.len(), 3);
     for (slot, case) in body.slots.iter().zip(list(&vectors["slots"])) {
         assert_eq!(slot.name, text(&case["name"]));
-        let context = slot_context(body.id, body.epoch, &slot.name).unwrap();
-        assert_eq!(context.as_str(), text(&case["context"]));
+        let hole = body.keyhole(slot).unwrap();
+        assert_eq!(hole.context.as_str(), text(&case["context"]));
         let ikm = Key::copy_of(&bytes_32(&case["ikm"]));
-        let keyring = parse()
-            .open(unwrap_data_key(&ikm, &context, &slot.wrapped).unwrap())
-            .unwrap();
+        let data_key = Part::combine(vec![hole.open(&ikm).unwrap()]).unwrap();
+        let keyring = parse().open(data_key).unwrap();
         let shares = keyring.payload.active.unwrap().shares;
         let shares: Vec<_> = shares.iter().map(|share| share.to_base64().to_string()).collect();
         assert_eq!(
@@ -100,10 +99,7 @@ fn the_keyring_opens_by_every_slot() {
         assert_eq!(keyring.payload.retired.len(), 1);
 
         let other = Key::copy_of(&bytes_32(&vectors["data_key"]));
-        assert!(
-            unwrap_data_key(&other, &context, &slot.wrapped).is_err(),
-            "the wrong key opens nothing"
-        );
+        assert!(hole.open(&other).is_err(), "the wrong key opens nothing");
     }
     let other = DataKey::new(kdf_api::Secret::copy_of(&[1; 32])).unwrap();
     assert!(
@@ -120,10 +116,10 @@ fn a_keyring_with_slots_of_kdf_tpm_opens_by_every_slot() {
     let body = parse().body;
     assert_eq!(body.slots.len(), 8);
     for (slot, case) in body.slots.iter().zip(list(&vectors["slots"])) {
-        let context = slot_context(body.id, body.epoch, &slot.name).unwrap();
-        assert_eq!(context.as_str(), text(&case["context"]));
+        let hole = body.keyhole(slot).unwrap();
+        assert_eq!(hole.context.as_str(), text(&case["context"]));
         let ikm = Key::copy_of(&bytes_32(&case["ikm"]));
-        let data_key = unwrap_data_key(&ikm, &context, &slot.wrapped).unwrap();
+        let data_key = Part::combine(vec![hole.open(&ikm).unwrap()]).unwrap();
         let active = parse().open(data_key).unwrap().payload.active.unwrap();
         let shares = active.shares.iter().map(|share| share.to_base64().to_string());
         assert!(

@@ -1,20 +1,24 @@
-//! `keyring show`, `keyring verify`, `keyring trust`.
+//! `keyring`: the file's own life. What changes it is in the files beside this one.
+
+mod change;
+mod copies;
+mod verify;
 
 use std::fmt::Write as _;
-use std::io::{BufRead, IsTerminal, Write};
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
+use super::asking;
 use super::slot::kind_name;
 use crate::app::App;
-use crate::credentials::Asking;
 use crate::error::Error;
-use crate::keyring::{Body, Identity, Locked, RotationCredential};
-use crate::open::{self, Lock};
+use crate::keyring::{Body, Identity, Locked, Policy};
+use crate::open;
 use crate::report::Report;
 use crate::state::StateFolder;
 use crate::state::seen::{self, Seen, Verdict};
-use crate::told::{self, Told};
+use crate::strength;
 
 /// The subcommands.
 #[derive(Clone, Debug, clap::Subcommand)]
@@ -22,21 +26,93 @@ pub enum Command {
     /// What a person may read of the keyring. Runs no program.
     Show,
     /// Open the keyring and check all of it: hash, MAC, payload.
-    Verify,
+    Verify {
+        /// Open every slot, check every share against every other, and the generation before.
+        #[arg(long)]
+        deep: bool,
+    },
     /// Accept a keyring that was changed outside unsealer, after showing what it holds. Runs no program.
     Trust {
         /// Accept without asking.
         #[arg(long)]
         yes: bool,
     },
+    /// Make a new data key, which every slot wraps. Older copies of the keyring then hang on the old one.
+    Rekey,
+    /// Change how many slots must open: `any`, or like `2of3`. Makes a new data key.
+    Policy {
+        /// The policy; its second number is that of the slots.
+        policy: Policy,
+    },
+    /// Move to other slots: enrol those that are lacking; with --retire, take out all others.
+    ///
+    /// The old slots stay until the new ones are proven and you say --retire, so that nothing hangs on one step.
+    Migrate {
+        /// The slots that shall open the keyring.
+        #[arg(long, required = true, value_name = "SLOT", num_args = 1..)]
+        to: Vec<String>,
+        /// Take out the slots that are not named, and destroy what their programs made for them.
+        #[arg(long)]
+        retire: bool,
+        /// With --retire: the devices of the others are gone, destroy nothing on them.
+        #[arg(long, requires = "retire")]
+        device_gone: bool,
+        /// With --retire: even where that leaves no slot to spare and there is no recovery.
+        #[arg(long, requires = "retire")]
+        force: bool,
+    },
+    /// Write a copy of the keyring, once it has been opened and checked. It is as encrypted as the keyring itself.
+    Backup {
+        /// The file to write; it must not be there yet.
+        file: PathBuf,
+    },
+    /// Put a copy in the keyring's place, after saying what it is and what would no longer open.
+    Restore {
+        /// The copy.
+        file: PathBuf,
+        /// Do it without asking.
+        #[arg(long)]
+        yes: bool,
+        /// Put it in place though its slots do not open here: `unsealer recover` comes next.
+        #[arg(long)]
+        unopened: bool,
+        /// Put it in place though its key shares are others than those of the present keyring.
+        #[arg(long)]
+        other_shares: bool,
+    },
+    /// Bring the keyring file to the newest version of its format. Nothing else ever does.
+    Upgrade,
 }
 
 /// Runs a subcommand.
 pub fn run(app: &App, command: &Command) -> Result<Report, Error> {
     match command {
         Command::Show => show(app),
-        Command::Verify => verify(app),
+        Command::Verify { deep } => verify::run(app, *deep),
         Command::Trust { yes } => trust(app, *yes),
+        Command::Rekey => change::rekey(app),
+        Command::Policy { policy } => change::policy(app, *policy),
+        Command::Migrate {
+            to,
+            retire,
+            device_gone,
+            force,
+        } => change::migrate(app, to, *retire, *device_gone, *force),
+        Command::Backup { file } => copies::backup(app, file),
+        Command::Restore {
+            file,
+            yes,
+            unopened,
+            other_shares,
+        } => {
+            let accepted = copies::Accepted {
+                yes: *yes,
+                unopened: *unopened,
+                other_shares: *other_shares,
+            };
+            copies::restore(app, file, accepted)
+        }
+        Command::Upgrade => change::upgrade(app),
     }
 }
 
@@ -80,7 +156,7 @@ impl Standing {
 }
 
 /// What stands in the body, for people.
-fn describe(locked: &Locked) -> String {
+pub(super) fn describe(locked: &Locked) -> String {
     let body = &locked.body;
     let public = &body.public;
     let mut text = format!(
@@ -106,23 +182,33 @@ fn describe(locked: &Locked) -> String {
                 .map_or_else(String::new, |n| format!(" ({n})"))
         );
     }
-    text.push_str("policy any: each of these slots alone opens it\n");
+    let _ = writeln!(text, "policy {}: {}", body.policy, opens(body));
     for slot in &body.slots {
         let _ = writeln!(
             text,
-            "  {}: {}, made by {} {}, enrolment {}",
+            "  {}: {}, made by {} {}, enrolment {}{}",
             slot.name,
             kind_name(slot.kind),
             slot.program.name,
             slot.program.version,
-            slot.enrolment_id
+            slot.enrolment_id,
+            slot.share
+                .as_ref()
+                .map_or_else(String::new, |share| format!(", share {}", share.x))
         );
     }
     text.push_str("recovery: none\n");
     text
 }
 
-fn public_json(body: &Body) -> Value {
+fn opens(body: &Body) -> String {
+    match body.policy {
+        Policy::Any => "each of these slots alone opens it".to_owned(),
+        Policy::Threshold(threshold) => format!("any {} of these slots open it together", threshold.k()),
+    }
+}
+
+pub(super) fn public_json(body: &Body) -> Value {
     let slots: Vec<_> = body
         .slots
         .iter()
@@ -133,46 +219,14 @@ fn public_json(body: &Body) -> Value {
                 "made_by": {"name": slot.program.name, "version": slot.program.version},
                 "enrolment_id": slot.enrolment_id,
                 "enrolment": slot.enrolment,
+                "share": slot.share.as_ref().map(|share| share.x),
             })
         })
         .collect();
     json!({
-        "id": body.id, "generation": body.generation, "epoch": body.epoch, "policy": "any", "slots": slots,
-        "public": body.public, "recovery": null,
+        "id": body.id, "generation": body.generation, "epoch": body.epoch, "policy": body.policy, "slots": slots,
+        "public": body.public, "recovery": null, "strength": strength::of(body),
     })
-}
-
-fn verify(app: &App) -> Result<Report, Error> {
-    let state = app.state()?;
-    let shared = state.lock_shared()?;
-    let opened = open::open(&state, &app.config, &app.slots(false), Lock::Shared(&shared))?;
-    let payload = &opened.keyring.payload;
-    let credential = match payload.credential {
-        Some(RotationCredential::AppRole { .. }) => "an AppRole",
-        Some(RotationCredential::Token(_)) => "a token",
-        None => "none",
-    };
-    let shares = payload.active.as_ref().map_or(0, |active| active.shares.len());
-    let pending = payload.pending.is_some();
-    let mut text = format!(
-        "the keyring is whole: hash, MAC and payload hold (opened by slot {})\n{shares} shares; rotation credential: {credential}",
-        opened.slot
-    );
-    if pending {
-        text.push_str("\na root token is in it until the unfinished init is done");
-    }
-    for (slot, error) in &opened.failed {
-        let _ = write!(
-            text,
-            "\nslot {slot} did not open: {}",
-            Told::from(error).text("  ")
-        );
-    }
-    let json = json!({
-        "whole": true, "opened_by": opened.slot, "shares": shares, "credential": credential,
-        "root_token_pending": pending, "failed": told::slots_json(&opened.failed),
-    });
-    Ok(Report::done(text, json))
 }
 
 fn trust(app: &App, yes: bool) -> Result<Report, Error> {
@@ -203,7 +257,7 @@ fn trust(app: &App, yes: bool) -> Result<Report, Error> {
         let _ = writeln!(shown, "  {}: {}", slot.name, program.as_deref().unwrap_or("none"));
     }
     if !yes {
-        ask(app.asking, &shown)?;
+        asking::yes(app.asking, "keyring trust", &shown, "Accept this keyring?")?;
     }
     Seen::record(&state, locked.body.id, &[&identity])?;
     let text = if yes {
@@ -217,45 +271,10 @@ fn trust(app: &App, yes: bool) -> Result<Report, Error> {
     ))
 }
 
-/// Asks the person at the terminal for the word `yes`.
-fn ask(asking: Asking, shown: &str) -> Result<(), Error> {
-    let hint =
-        || "look at it with `unsealer keyring show`, and accept it with --yes if it is right".to_owned();
-    if asking == Asking::Forbidden || !std::io::stdin().is_terminal() {
-        return Err(Error::NeedsPerson {
-            what: "keyring trust".to_owned(),
-            hint: hint(),
-        });
-    }
-    let mut stderr = std::io::stderr();
-    let _ = write!(stderr, "{shown}Accept this keyring? Type yes: ");
-    let _ = stderr.flush();
-    let mut answer = String::new();
-    #[expect(clippy::disallowed_methods, reason = "a yes is no secret")]
-    let read = std::io::stdin().lock().read_line(&mut answer);
-    if read.is_ok() && answer.trim() == "yes" {
-        Ok(())
-    } else {
-        Err(Error::Config {
-            place: "keyring trust".to_owned(),
-            what: "it was not accepted; nothing was changed".to_owned(),
-            hint: Some(hint()),
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
     use super::*;
-    use crate::exit::Exit;
-
-    #[test]
-    fn a_question_that_nobody_can_answer_needs_a_person() {
-        let error = ask(Asking::Forbidden, "").unwrap_err();
-        assert_eq!(error.exit(), Exit::NeedsPerson);
-        assert_eq!(error.to_string(), "keyring trust: there is nobody to ask");
-    }
 
     /// Every other command refuses it; so one has to mend it.
     #[test]

@@ -1,5 +1,7 @@
 //! The commands, one file each.
 
+pub(crate) mod asking;
+pub(crate) mod changed;
 pub mod init;
 pub mod kdf;
 pub mod keyring;

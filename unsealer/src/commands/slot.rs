@@ -1,4 +1,8 @@
-//! `slot list`, `slot show`, `slot test`, `slot prune --list`.
+//! `slot`: what the keyring's slots are, and whether they open it. Changes of them are in `change`.
+
+mod change;
+
+pub use change::Leaving;
 
 use std::fmt::Write as _;
 
@@ -8,16 +12,49 @@ use uuid::Uuid;
 use crate::app::App;
 use crate::error::Error;
 use crate::exit::Exit;
-use crate::keyring::{Body, Kind};
+use crate::keyring::{Body, Kind, Part};
 use crate::open;
 use crate::report::Report;
 use crate::state::journal::Journal;
 use crate::state::proven::Proven;
+use crate::strength;
 use crate::told::Told;
 
 /// The subcommands.
 #[derive(Clone, Debug, clap::Subcommand)]
 pub enum Command {
+    /// Enrol slots that the configuration names, beside those that the keyring has.
+    ///
+    /// A new slot is proven by a fresh process before it counts. Under the policy any the data key stays; under k of n every
+    /// slot wraps a share of a new one.
+    Add {
+        /// The slots, as `[slot.NAME]` in the configuration.
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+    },
+    /// Take slots out of the keyring, and destroy what their programs made for them.
+    ///
+    /// Every slot that stays wraps a new data key, so that what goes does not open the keyring any more.
+    Remove {
+        /// The slots.
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+        /// What goes.
+        #[command(flatten)]
+        leaving: Leaving,
+        /// Do it even where it leaves no slot to spare and there is no recovery.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Enrol slots anew; the old enrolments are destroyed once the new ones are proven and in place.
+    Rotate {
+        /// The slots.
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+        /// What goes.
+        #[command(flatten)]
+        leaving: Leaving,
+    },
     /// The slots of the keyring, and the program that the configuration has for each. Runs none of them.
     List,
     /// The enrolment of a slot, which is public, as JSON: what its own program takes. Runs no program.
@@ -30,21 +67,32 @@ pub enum Command {
         /// The slot; all of them if left out.
         name: Option<String>,
     },
-    /// Enrolments that were begun and that no slot owns: what may still lie on a device.
+    /// Destroy enrolments that were begun and that no slot owns, as a change that was stopped leaves them on a device.
     Prune {
         /// Only list them.
-        #[arg(long, required = true)]
+        #[arg(long, conflicts_with = "device_gone")]
         list: bool,
+        /// Forget them: their devices are gone.
+        #[arg(long)]
+        device_gone: bool,
     },
 }
 
 /// Runs a subcommand.
 pub fn run(app: &App, command: &Command) -> Result<Report, Error> {
     match command {
+        Command::Add { names } => change::add(app, names),
+        Command::Remove {
+            names,
+            leaving,
+            force,
+        } => change::remove(app, names, *leaving, *force),
+        Command::Rotate { names, leaving } => change::rotate(app, names, *leaving),
         Command::List => list(app),
         Command::Show { name } => show(app, name),
         Command::Test { name } => test(app, name.as_deref()),
-        Command::Prune { .. } => prune_list(app),
+        Command::Prune { list: true, .. } => prune_list(app),
+        Command::Prune { device_gone, .. } => change::prune(app, *device_gone),
     }
 }
 
@@ -73,8 +121,12 @@ fn list(app: &App) -> Result<Report, Error> {
             "program": configured,
         }));
     }
-    text.push_str("policy any: as strong as the weakest of them");
-    Ok(Report::done(text, json!({"slots": json, "policy": "any"})))
+    text.push_str(&strength::of(&locked.body));
+    if let Some(warning) = strength::warning(&locked.body) {
+        let _ = write!(text, "\n{warning}");
+    }
+    let json = json!({"slots": json, "policy": locked.body.policy, "strength": strength::of(&locked.body)});
+    Ok(Report::done(text, json))
 }
 
 fn show(app: &App, name: &str) -> Result<Report, Error> {
@@ -141,21 +193,25 @@ fn test(app: &App, name: Option<&str>) -> Result<Report, Error> {
     let mut json = Vec::new();
     let mut exit = Exit::Done;
     for slot in wanted {
-        // A fresh copy each: opening takes it.
-        let outcome = slots
-            .open(&locked.body, slot)
+        // What a slot holds is compared with what the keyring commits to; under `any` it also opens the keyring.
+        let outcome = locked
+            .body
+            .keyhole(slot)
+            .and_then(|hole| slots.open(&hole))
             .map_err(|error| Error::Slot {
                 slot: slot.name.clone(),
                 error,
             })
-            .and_then(|opened| {
-                open::load(&state, &app.config)?
-                    .open(opened.data_key)
-                    .map(|_| opened.advice)
+            .and_then(|opening| match opening.part {
+                Part::Share(_) => Ok(opening.advice),
+                // A fresh copy each: opening takes it.
+                Part::Whole(data_key) => open::load(&state, &app.config)?
+                    .open(data_key)
+                    .map(|_| opening.advice)
                     .map_err(|fault| Error::Keyring {
                         path: state.keyring().to_owned(),
                         fault,
-                    })
+                    }),
             });
         match outcome {
             Ok(advice) => {

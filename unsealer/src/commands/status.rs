@@ -10,6 +10,7 @@ use crate::exit::Exit;
 use crate::open;
 use crate::report::Report;
 use crate::state::journal::{Journal, Operation, Step};
+use crate::strength;
 use crate::vault::NodeState;
 
 /// Runs the command.
@@ -89,11 +90,15 @@ fn keyring(app: &App) -> (String, Value) {
     let body = &locked.body;
     let slots: Vec<_> = body.slots.iter().map(|slot| slot.name.as_str()).collect();
     let mut text = format!(
-        "keyring {}: generation {}, any one of {} opens it\n",
+        "keyring {}: generation {}, slots {}\n  {}\n",
         body.id,
         body.generation,
-        slots.join(", ")
+        slots.join(", "),
+        strength::of(body)
     );
+    if let Some(warning) = strength::warning(body) {
+        let _ = writeln!(text, "  {warning}");
+    }
     let refusal = open::recognise(&state, &locked.identity())
         .err()
         .map(|error| error.to_string());
@@ -116,22 +121,26 @@ fn keyring(app: &App) -> (String, Value) {
         );
     }
     let has_shares = body.public.shares.is_some();
-    let pending = unfinished
-        .as_ref()
-        .is_some_and(|init| (init.reached(Step::Saved) || has_shares) && !init.reached(Step::Revoked));
+    let pending = unfinished.as_ref().is_some_and(|init| {
+        init.op() == "init" && (init.reached(Step::Saved) || has_shares) && !init.reached(Step::Revoked)
+    });
     let step = unfinished.as_ref().and_then(Operation::last).map(Step::name);
-    if let Some(step) = step {
-        let _ = writeln!(
-            text,
-            "  an unfinished init stands at the step `{step}`: `unsealer init --resume`"
-        );
+    let op = unfinished.as_ref().map(Operation::op);
+    if let (Some(op), Some(step)) = (op, step) {
+        let then = if op == "init" {
+            "`unsealer init --resume`"
+        } else {
+            "the next change finishes it or takes it back; `unsealer slot prune` does only that"
+        };
+        let _ = writeln!(text, "  an unfinished {op} stands at the step `{step}`: {then}");
     }
     if pending {
         text.push_str("  the root token is in the keyring, sealed, until that is finished\n");
     }
     let json = json!({
         "id": body.id, "generation": body.generation, "epoch": body.epoch, "slots": slots, "error": refusal,
-        "unfinished_init": step, "root_token_pending": pending,
+        "policy": body.policy, "strength": strength::of(body), "warning": strength::warning(body),
+        "unfinished": op.zip(step).map(|(op, step)| json!({"op": op, "step": step})), "root_token_pending": pending,
     });
     (text, json)
 }

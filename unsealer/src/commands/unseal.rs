@@ -54,14 +54,16 @@ pub fn run(app: &App) -> Result<Report, Error> {
 /// How the keyring was opened, if it was.
 #[derive(Default)]
 struct Opened {
-    by: Option<String>,
+    by: Vec<String>,
     failed: Vec<(String, kdf_api::Error)>,
 }
 
 fn open_sealed(app: &App, states: &mut [(&NodeClient, NodeState)]) -> Result<Opened, Error> {
     let state = app.state()?;
     let shared = state.lock_shared()?;
-    let opened = open::open(&state, &app.config, &app.slots(false), Lock::Shared(&shared))?;
+    // Slots that were called off end behind our back, while the nodes are served.
+    let slots = app.slots(false);
+    let opened = open::open(&state, &app.config, &slots, Lock::Shared(&shared))?;
     for (slot, error) in &opened.failed {
         app.progress.warn(format!(
             "slot {slot} did not open: {}",
@@ -69,10 +71,9 @@ fn open_sealed(app: &App, states: &mut [(&NodeClient, NodeState)]) -> Result<Ope
         ));
     }
     app.progress
-        .step(format!("the keyring is open by slot {}", opened.slot));
-    if let Some(advice) = &opened.advice {
-        app.progress
-            .warn(format!("slot {}: {}", opened.slot, advice.reason));
+        .step(format!("the keyring is open by slot {}", opened.by.join(", ")));
+    for (slot, advice) in &opened.advice {
+        app.progress.warn(format!("slot {slot}: {}", advice.reason));
     }
     let Some(active) = &opened.keyring.payload.active else {
         return Err(Error::Ambiguous {
@@ -101,7 +102,7 @@ fn open_sealed(app: &App, states: &mut [(&NodeClient, NodeState)]) -> Result<Ope
         };
     }
     Ok(Opened {
-        by: Some(opened.slot),
+        by: opened.by,
         failed: opened.failed,
     })
 }

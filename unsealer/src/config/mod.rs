@@ -7,6 +7,7 @@ mod nearest;
 mod words;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -17,7 +18,7 @@ use serde::Deserialize;
 use serde::de::Error as _;
 
 use crate::error::Error;
-use crate::keyring::is_slot_name;
+use crate::keyring::{Policy, is_slot_name};
 
 /// Where the configuration lies unless a flag says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/unsealer/config.toml";
@@ -33,7 +34,7 @@ pub struct Config {
     pub keyring: Option<PathBuf>,
     /// The id that the keyring must have: a guard against mix-ups, not against forgery.
     pub keyring_id: Option<String>,
-    /// How many slots must open. This release knows `any`.
+    /// How many slots must open: what `init` and `adopt` make, and nothing later.
     pub policy: Option<Policy>,
     /// Folders in which programs without a path are looked for, after the usual ones.
     #[serde(default)]
@@ -47,14 +48,6 @@ pub struct Config {
     /// What `init` asks of the server.
     #[serde(default)]
     pub init: Init,
-}
-
-/// How many slots must open.
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Policy {
-    /// Any one of them.
-    Any,
 }
 
 /// The program behind a slot.
@@ -108,6 +101,17 @@ pub enum CredentialSource {
     File(PathBuf),
     /// The terminal.
     Prompt,
+}
+
+impl fmt::Display for CredentialSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Credential(name) => write!(f, "from the service manager's credential {name}"),
+            Self::Descriptor(number) => write!(f, "from descriptor {number}"),
+            Self::File(path) => write!(f, "from {}", path.display()),
+            Self::Prompt => f.write_str("to be typed"),
+        }
+    }
 }
 
 /// A server.
@@ -458,7 +462,8 @@ mod tests {
     #[test]
     fn what_makes_no_sense_is_refused() {
         for text in [
-            "policy = '2of3'",
+            "policy = '1of3'",
+            "policy = '2of40'",
             "recovery = ['age1…']",
             "[slot.A]\nprogram = 'x'",
             "[slot.a]\nprogram = 'x'\nsha256 = ['AB']",

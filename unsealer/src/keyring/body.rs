@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{Fault, Identity, file};
+use super::policy::MAX_SLOTS;
+use super::{Fault, Identity, Policy, file};
 
 const FORMAT: &str = "unsealer-keyring";
 const VERSION: u64 = 1;
@@ -18,8 +19,6 @@ const LIMITS: Limits = Limits {
 };
 /// The longest id or name of a cluster, in bytes. Servers make ids of 36 and names of 22.
 const MAX_CLUSTER: usize = 128;
-/// More roots of trust than anybody has for one keyring.
-const MAX_SLOTS: usize = 32;
 
 /// The body of a keyring. Fields that this version does not know are errors: they belong to another version.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -34,7 +33,8 @@ pub struct Body {
     pub generation: u64,
     /// Counts its data keys, from 1.
     pub epoch: u64,
-    policy: String,
+    /// How many of the slots must open.
+    pub policy: Policy,
     /// The enrolled KDFs.
     #[serde(deserialize_with = "json::objects")]
     pub slots: Vec<Slot>,
@@ -52,7 +52,7 @@ pub struct Body {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum NoRecovery {}
 
-/// One enrolled KDF, wrapping the data key.
+/// One enrolled KDF, wrapping the data key or a share of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Slot {
@@ -78,8 +78,30 @@ pub struct Slot {
     /// The salt of this slot (kind `hook`).
     #[serde(default, skip_serializing_if = "Option::is_none", with = "optional_base64")]
     pub salt: Option<[u8; 32]>,
-    /// The wrapped data key.
+    /// Which share it wraps (policy k of n).
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "optional_share"
+    )]
+    pub share: Option<ShareHint>,
+    /// The wrapped data key, or the wrapped share of it.
     pub wrapped: Value,
+}
+
+/// What is public of the share that a slot wraps.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShareHint {
+    /// Where the share stands.
+    pub x: u8,
+    /// What commits to its values.
+    #[serde(with = "base64")]
+    pub commitment: [u8; 32],
+}
+
+fn optional_share<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<ShareHint>, D::Error> {
+    json::object(deserializer).map(Some)
 }
 
 /// How a slot's program is asked for its key.
@@ -141,14 +163,14 @@ impl ProgramHint {
 }
 
 impl Body {
-    pub(super) fn new(id: Uuid) -> Self {
+    pub(super) fn new(id: Uuid, policy: Policy) -> Self {
         Self {
             format: FORMAT.to_owned(),
             v: VERSION,
             id,
             generation: 1,
             epoch: 1,
-            policy: "any".to_owned(),
+            policy,
             slots: Vec::new(),
             recovery: None,
             commitment: [0; 32],
@@ -183,11 +205,15 @@ impl Body {
         if self.generation == 0 || self.epoch == 0 {
             return Some("has a generation or epoch of 0".to_owned());
         }
-        if self.policy != "any" {
-            return Some("has a policy that this release does not know: it knows `any`".to_owned());
-        }
         if self.slots.is_empty() || self.slots.len() > MAX_SLOTS {
             return Some(format!("does not have 1 to {MAX_SLOTS} slots"));
+        }
+        if !self.policy.fits(self.slots.len()) {
+            return Some(format!(
+                "has the policy {} and {} slots",
+                self.policy,
+                self.slots.len()
+            ));
         }
         for (index, slot) in self.slots.iter().enumerate() {
             if !is_slot_name(&slot.name) {
@@ -196,8 +222,18 @@ impl Body {
             if self.slots.iter().take(index).any(|other| other.name == slot.name) {
                 return Some(format!("has two slots named {}", slot.name));
             }
-            if let Some(fault) = slot.fault() {
+            if let Some(fault) = slot.fault(self.policy) {
                 return Some(format!("has a slot {} that {fault}", slot.name));
+            }
+            let stands = |other: &Slot| other.share.as_ref().map(|share| share.x);
+            if let Some(x) = stands(slot)
+                && self
+                    .slots
+                    .iter()
+                    .take(index)
+                    .any(|other| stands(other) == Some(x))
+            {
+                return Some(format!("has two slots with the share {x}"));
             }
         }
         let names = [&self.public.cluster_id, &self.public.cluster_name];
@@ -214,6 +250,11 @@ impl Body {
             return Some(format!("has a payload that is malformed: {}", error.message));
         }
         None
+    }
+
+    /// Whether a recovery identity opens it, too.
+    pub fn has_recovery(&self) -> bool {
+        self.recovery.is_some()
     }
 
     /// Leaves out what servers and programs say of themselves and no keyring may hold: what is written is read again.
@@ -248,7 +289,7 @@ impl Body {
 }
 
 impl Slot {
-    fn fault(&self) -> Option<&'static str> {
+    fn fault(&self, policy: Policy) -> Option<&'static str> {
         let ProgramHint { name, version } = &self.program;
         if !is_showable(name, MAX_NAME) || !is_showable(version, MAX_NAME) {
             return Some(
@@ -271,7 +312,13 @@ impl Slot {
         if fields != expected {
             return Some("has not the fields of its kind");
         }
-        if Wrapped::from_json(&self.wrapped, Key::LENGTH).is_err() {
+        // A share stands where the policy wants one, never at 0, where the data key itself stands.
+        let length = match (policy, &self.share) {
+            (Policy::Any, None) => Key::LENGTH,
+            (Policy::Threshold(_), Some(ShareHint { x: 1.., .. })) => 1 + Key::LENGTH,
+            _ => return Some("has not the share that the policy wants"),
+        };
+        if Wrapped::from_json(&self.wrapped, length).is_err() {
             return Some("has a wrapped data key that is malformed");
         }
         None

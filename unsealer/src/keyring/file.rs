@@ -11,6 +11,7 @@ pub const MAX_FILE: usize = 4 * 1024 * 1024;
 const HEX: usize = 64;
 
 /// A file whose hash holds.
+#[derive(Clone)]
 pub(super) struct Sealed {
     line1: Vec<u8>,
     sha256: String,

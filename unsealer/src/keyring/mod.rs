@@ -7,20 +7,26 @@
 mod body;
 mod file;
 mod keys;
+mod part;
 mod payload;
+mod policy;
+pub mod shamir;
 
 use std::fmt;
 
 use kdf_api::protocol::SecretBuffer;
 use kdf_api::wrap::MAX_PAYLOAD;
-use kdf_api::{Context, Key, Secret, Wrapped};
+use kdf_api::{Context, Secret, Wrapped};
 use uuid::Uuid;
 
 pub(crate) use body::is_slot_name;
-pub use body::{Body, Kind, ProgramHint, Public, Slot};
+pub use body::{Body, Kind, ProgramHint, Public, ShareHint, Slot};
 pub use file::MAX_FILE;
 pub use keys::DataKey;
+pub use part::{Keyhole, Part, Seat};
 pub use payload::{Active, Payload, Pending, Retired, RotationCredential};
+pub use policy::{MAX_SLOTS, NotAPolicy, Policy, Threshold};
+use shamir::BadShares;
 
 /// Why a keyring was refused. Never holds a secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -44,9 +50,12 @@ pub enum Fault {
     /// The file has another version.
     #[error("it has version {0}, and this release knows version 1")]
     Version(u64),
-    /// The slots gave a data key that is not this keyring's.
-    #[error("the slot opened to something that is not this keyring's data key")]
+    /// What the slots gave, or a recovery identity, is not this keyring's data key.
+    #[error("what was opened is not this keyring's data key")]
     Commitment,
+    /// The shares that the slots gave belong together in no way.
+    #[error("the slots' shares do not fit together: {0}")]
+    Shares(BadShares),
     /// The MAC does not hold.
     #[error("the MAC does not hold: the keyring was altered by somebody without its data key")]
     Mac,
@@ -90,15 +99,24 @@ impl Locked {
         self.body.identity(self.sealed.sha256())
     }
 
-    /// Whether this is the data key that the body commits to.
-    pub fn is_committed(&self, data_key: &DataKey) -> bool {
-        data_key.is_committed(&self.body)
+    /// A copy: opening takes it.
+    #[must_use]
+    pub fn again(&self) -> Self {
+        Self {
+            body: self.body.clone(),
+            sealed: self.sealed.clone(),
+        }
     }
 
-    /// Opens it with what a slot gave: commitment, MAC, payload, in this order.
+    /// Whether this is the data key that the body commits to.
+    pub fn is_committed(&self, data_key: &DataKey) -> bool {
+        data_key.is_committed(self.body.id, self.body.epoch, &self.body.commitment)
+    }
+
+    /// Opens it with the data key: commitment, MAC, payload, in this order.
     pub fn open(self, data_key: DataKey) -> Result<Keyring, Fault> {
         let Self { body, sealed } = self;
-        if !data_key.is_committed(&body) {
+        if !data_key.is_committed(body.id, body.epoch, &body.commitment) {
             return Err(Fault::Commitment);
         }
         if !data_key.authenticates(&body, sealed.line1(), sealed.mac()) {
@@ -133,10 +151,10 @@ pub struct Keyring {
 
 impl Keyring {
     /// A new keyring with no slots and nothing in it. It becomes a file by [`Keyring::seal`].
-    pub fn create() -> Result<Self, kdf_api::Error> {
+    pub fn create(policy: Policy) -> Result<Self, kdf_api::Error> {
         let data_key = DataKey::random()?;
-        let mut body = Body::new(kdf_api::id::random()?);
-        body.commitment = data_key.commitment(&body);
+        let mut body = Body::new(kdf_api::id::random()?, policy);
+        body.commitment = data_key.commitment(body.id, body.epoch);
         let identity = body.identity("");
         Ok(Self {
             body,
@@ -146,12 +164,56 @@ impl Keyring {
         })
     }
 
+    /// The same keyring in its next epoch: with a new data key, another policy if need be, and no slots yet. What it holds
+    /// stays, and so does what it knows of the file that it will take the place of.
+    pub fn next_epoch(self, policy: Policy) -> Result<Self, kdf_api::Error> {
+        let Self {
+            mut body,
+            payload,
+            identity,
+            ..
+        } = self;
+        let data_key = DataKey::random()?;
+        body.epoch += 1;
+        body.policy = policy;
+        body.slots.clear();
+        body.commitment = data_key.commitment(body.id, body.epoch);
+        Ok(Self {
+            body,
+            payload,
+            data_key,
+            identity,
+        })
+    }
+
+    /// What the slots of these names shall wrap, in their order: each the whole data key, or a share of a splitting that is
+    /// made here, and then for all slots of the policy.
+    pub fn seats(&self, names: &[&str]) -> Result<Vec<Seat>, kdf_api::Error> {
+        let parts: Vec<_> = match self.body.policy {
+            Policy::Any => names.iter().map(|_| Part::Whole(self.data_key.again())).collect(),
+            Policy::Threshold(threshold) => {
+                let shares = shamir::split(self.data_key.as_key(), threshold.k(), threshold.n())?;
+                shares.into_iter().map(Part::Share).collect()
+            }
+        };
+        if parts.len() != names.len() {
+            return Err(kdf_api::Error::new(
+                kdf_api::Code::Internal,
+                format!("{} slots for the policy {}", names.len(), self.body.policy),
+            ));
+        }
+        let seats = names.iter().zip(parts);
+        seats
+            .map(|(name, part)| Seat::new(&self.body, name, part))
+            .collect()
+    }
+
     /// What tells the state on the disk from others; without a hash for one that was never written.
     pub fn identity(&self) -> &Identity {
         &self.identity
     }
 
-    /// The data key, to be wrapped for a slot.
+    /// The data key, for recovery.
     pub fn data_key(&self) -> &DataKey {
         &self.data_key
     }
@@ -238,44 +300,6 @@ fn payload_context(body: &Body) -> Result<Context, kdf_api::Error> {
             ("part", "payload"),
         ],
     )
-}
-
-/// The context under which a slot of a keyring wraps the data key, policy `any`.
-pub fn slot_context(id: Uuid, epoch: u64, slot: &str) -> Result<Context, kdf_api::Error> {
-    Context::new(
-        "unsealer",
-        1,
-        &[
-            ("keyring", &id.to_string()),
-            ("epoch", &epoch.to_string()),
-            ("slot", slot),
-            ("policy", "any"),
-        ],
-    )
-}
-
-/// Wraps the data key under the key of a slot.
-pub fn wrap_data_key(
-    ikm: &Key,
-    context: &Context,
-    data_key: &DataKey,
-) -> Result<serde_json::Value, kdf_api::Error> {
-    Ok(Wrapped::seal(ikm, context, data_key.as_secret(), Key::LENGTH)?.to_json())
-}
-
-/// Unwraps the data key with the key of a slot.
-pub fn unwrap_data_key(
-    ikm: &Key,
-    context: &Context,
-    wrapped: &serde_json::Value,
-) -> Result<DataKey, kdf_api::Error> {
-    let secret = Wrapped::from_json(wrapped, Key::LENGTH)?.open(ikm, context)?;
-    DataKey::new(secret).ok_or_else(|| {
-        kdf_api::Error::new(
-            kdf_api::Code::Tampered,
-            "the slot holds something that is not a data key",
-        )
-    })
 }
 
 impl fmt::Debug for Locked {

@@ -5,19 +5,24 @@
     clippy::indexing_slicing,
     reason = "a test fails by panicking"
 )]
-use kdf_api::Secret;
+use kdf_api::{Key, Secret};
 use proptest::prelude::*;
 
 use super::*;
 
 /// A keyring as `init` leaves it, with two slots that each wrap the data key under a key of their own.
 fn keyring() -> (Keyring, Vec<(String, Key)>) {
-    let mut keyring = Keyring::create().unwrap();
+    with_slots(Policy::Any, &["file", "fingerprint"])
+}
+
+/// The same with any policy, and slots of these names.
+fn with_slots(policy: Policy, names: &[&str]) -> (Keyring, Vec<(String, Key)>) {
+    let mut keyring = Keyring::create(policy).unwrap();
     let mut keys = Vec::new();
-    for name in ["file", "fingerprint"] {
+    for seat in keyring.seats(names).unwrap() {
         let ikm = Key::random().unwrap();
-        keyring.body.slots.push(slot(&keyring, name, &ikm));
-        keys.push((name.to_owned(), ikm));
+        keyring.body.slots.push(slot(&seat, &ikm));
+        keys.push((seat.name, ikm));
     }
     keyring.payload.active = Some(Active {
         shares: (1..=5_u8).map(|i| Secret::copy_of(&[i; 33])).collect(),
@@ -38,10 +43,9 @@ fn keyring() -> (Keyring, Vec<(String, Key)>) {
     (keyring, keys)
 }
 
-fn slot(keyring: &Keyring, name: &str, ikm: &Key) -> Slot {
-    let context = slot_context(keyring.body.id, keyring.body.epoch, name).unwrap();
+fn slot(seat: &Seat, ikm: &Key) -> Slot {
     Slot {
-        name: name.to_owned(),
+        name: seat.name.clone(),
         kind: Kind::Derive,
         program: ProgramHint {
             name: "kdf-test".to_owned(),
@@ -51,8 +55,14 @@ fn slot(keyring: &Keyring, name: &str, ikm: &Key) -> Slot {
         enrolment: serde_json::json!({"v": 1}),
         kept: None,
         salt: None,
-        wrapped: wrap_data_key(ikm, &context, keyring.data_key()).unwrap(),
+        share: seat.share.clone(),
+        wrapped: seat.wrap(ikm).unwrap(),
     }
+}
+
+/// The slot of a keyring under the policy any.
+fn one_slot(keyring: &Keyring, name: &str, ikm: &Key) -> Slot {
+    slot(&keyring.seats(&[name]).unwrap()[0], ikm)
 }
 
 fn file() -> (Vec<u8>, Vec<(String, Key)>) {
@@ -60,19 +70,23 @@ fn file() -> (Vec<u8>, Vec<(String, Key)>) {
     (keyring.seal().unwrap().bytes, keys)
 }
 
-/// Opens a file as the program does, by the first slot that gives a data key.
+/// Opens a file as the program does, by the first slots that suffice.
 fn open(bytes: &[u8], keys: &[(String, Key)]) -> Result<Keyring, String> {
     let locked = Locked::parse(bytes).map_err(|fault| fault.to_string())?;
+    let mut parts = Vec::new();
     for slot in &locked.body.slots {
-        let context =
-            slot_context(locked.body.id, locked.body.epoch, &slot.name).map_err(|e| e.to_string())?;
+        let hole = locked.body.keyhole(slot).map_err(|error| error.to_string())?;
         for (_, ikm) in keys.iter().filter(|(name, _)| *name == slot.name) {
-            if let Ok(data_key) = unwrap_data_key(ikm, &context, &slot.wrapped) {
-                return locked.open(data_key).map_err(|fault| fault.to_string());
-            }
+            parts.extend(hole.open(ikm));
         }
     }
-    Err("no slot opens".to_owned())
+    let needed = locked.body.policy.needed();
+    if parts.len() < needed {
+        return Err(format!("{} of {needed} slots open", parts.len()));
+    }
+    parts.truncate(needed);
+    let data_key = Part::combine(parts).map_err(|fault| fault.to_string())?;
+    locked.open(data_key).map_err(|fault| fault.to_string())
 }
 
 #[test]
@@ -159,16 +173,16 @@ fn parts_of_one_keyring_do_not_fit_another() {
     (body.slots[0].wrapped, body.slots[1].wrapped) = (right, left);
     let line1 = body.to_line();
     let bytes = file::Sealed::write(&line1, &one.data_key.mac(&body, line1.as_bytes()));
-    assert_eq!(open(&bytes, &keys).unwrap_err(), "no slot opens");
+    assert_eq!(open(&bytes, &keys).unwrap_err(), "0 of 1 slots open");
 
     // A slot of another keyring, under the same name and key: does not open. Positive control: in its own it does.
     let (other, _) = keyring();
     let mut body = second.body;
-    body.slots = vec![slot(&other, "file", &keys[0].1)];
+    body.slots = vec![one_slot(&other, "file", &keys[0].1)];
     let line1 = body.to_line();
     let bytes = file::Sealed::write(&line1, &one.data_key.mac(&body, line1.as_bytes()));
-    assert_eq!(open(&bytes, &keys).unwrap_err(), "no slot opens");
-    body.slots = vec![slot(&one, "file", &keys[0].1)];
+    assert_eq!(open(&bytes, &keys).unwrap_err(), "0 of 1 slots open");
+    body.slots = vec![one_slot(&one, "file", &keys[0].1)];
     let line1 = body.to_line();
     let bytes = file::Sealed::write(&line1, &one.data_key.mac(&body, line1.as_bytes()));
     open(&bytes, &keys).unwrap();
@@ -197,8 +211,10 @@ fn another_version_is_told_from_damage() {
     assert!(matches!(refused(&more), Fault::Body(what) if what.starts_with("has a field")));
     let twice = line1.replacen("\"epoch\":1", "\"epoch\":1,\"epoch\":1", 1);
     assert!(matches!(refused(&twice), Fault::Body(what) if what.starts_with("has a key twice")));
-    let k_of_n = line1.replacen("\"any\"", "\"2of3\"", 1);
-    assert!(matches!(refused(&k_of_n), Fault::Body(what) if what.contains("policy")));
+    for other in ["\"2of3\"", "\"1of2\"", "\"2of2\"", "\"all\""] {
+        let other = line1.replacen("\"any\"", other, 1);
+        assert!(matches!(refused(&other), Fault::Body(_)), "{other}");
+    }
 }
 
 /// Line 1 of a good keyring, and whether it is still read with a part of it replaced.

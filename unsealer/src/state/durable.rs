@@ -57,16 +57,15 @@ pub fn reserve(target: &Path, size: usize) -> Result<Reservation, Error> {
 impl Reservation {
     /// Writes the bytes and puts the file in its place.
     pub fn commit(self, bytes: &[u8]) -> Result<(), Error> {
-        self.stage(bytes)?.publish()
+        self.stage(bytes)?.publish(bytes)
     }
 
     /// Writes the bytes aside, durably: from here on nothing but the rename is missing.
-    pub fn stage(self, bytes: &[u8]) -> Result<Staged<'_>, Error> {
+    pub fn stage(self, bytes: &[u8]) -> Result<Staged, Error> {
         match self.write(bytes) {
             Ok(()) => Ok(Staged {
                 target: self.target,
                 aside: self.aside,
-                bytes,
             }),
             Err(error) => Err(Error::file("write", &self.target, error)),
         }
@@ -86,17 +85,20 @@ impl Reservation {
 
 /// A file that is whole and durable, but not yet in its place.
 #[derive(Debug)]
-pub struct Staged<'a> {
+pub struct Staged {
     target: PathBuf,
     aside: PathBuf,
-    bytes: &'a [u8],
 }
 
-impl Staged<'_> {
-    /// Puts it in its place, reads it back and compares.
-    pub fn publish(self) -> Result<(), Error> {
-        publish(&self.aside, &self.target, self.bytes)
-            .map_err(|error| Error::file("write", &self.target, error))
+impl Staged {
+    /// Where it lies until it is in its place.
+    pub fn path(&self) -> &Path {
+        &self.aside
+    }
+
+    /// Puts it in its place, reads it back and compares with the bytes that were staged.
+    pub fn publish(self, bytes: &[u8]) -> Result<(), Error> {
+        publish(&self.aside, &self.target, bytes).map_err(|error| Error::file("write", &self.target, error))
     }
 }
 
@@ -130,6 +132,15 @@ fn name_of(path: &Path) -> String {
         .unwrap_or_default()
         .to_string_lossy()
         .into_owned()
+}
+
+/// Makes a new file, 0600, whole and durable. One that is there already is left alone.
+pub fn create(target: &Path, bytes: &[u8]) -> Result<(), Error> {
+    if target.symlink_metadata().is_ok() {
+        let exists = io::Error::new(io::ErrorKind::AlreadyExists, "it is there already: move it away");
+        return Err(Error::file("write", target, exists));
+    }
+    replace(target, bytes)
 }
 
 /// Replaces a file as a whole.
@@ -190,15 +201,21 @@ pub fn read(path: &Path, limit: usize) -> Result<Option<Vec<u8>>, Error> {
 
 /// Removes a file, durably, and what a write that was stopped left beside it. One that is gone already is no error.
 pub fn remove(path: &Path) -> Result<(), Error> {
-    for path in [path, &beside(path)] {
-        match std::fs::remove_file(path).and_then(|()| sync_folder_of(path)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(Error::file("remove", path, error));
-            }
-            _ => {}
-        }
+    fault::point(&format!("remove {}", name_of(path))).map_err(|error| Error::file("remove", path, error))?;
+    remove_one(path)?;
+    remove_one(&beside(path))
+}
+
+/// Removes what a write that was stopped left beside a file, if anything.
+pub fn remove_left_beside(target: &Path) -> Result<(), Error> {
+    remove_one(&beside(target))
+}
+
+fn remove_one(path: &Path) -> Result<(), Error> {
+    match std::fs::remove_file(path).and_then(|()| sync_folder_of(path)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::file("remove", path, error)),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// The file in which the next content of `target` is written.

@@ -23,7 +23,7 @@ const LINE_LIMITS: Limits = Limits {
 #[serde(deny_unknown_fields)]
 pub struct Record {
     v: u64,
-    /// The operation: `init`.
+    /// The operation: `init`, `slot add`.
     pub op: String,
     /// Which one of them.
     #[serde(deserialize_with = "kdf_api::id::deserialize")]
@@ -34,6 +34,13 @@ pub struct Record {
     pub slot: Option<String>,
     /// The enrolment it is about, if any: the name of what may lie on a device.
     pub enrolment_id: Option<Uuid>,
+}
+
+impl Record {
+    /// Whether it names what may lie on a device.
+    fn names_material(&self) -> bool {
+        matches!(self.step, Step::Enrolling | Step::Retiring)
+    }
 }
 
 /// The steps of `init`, in their order, and how an enrolment or an operation may end otherwise.
@@ -63,6 +70,8 @@ pub enum Step {
     Revoked,
     /// All is done.
     Done,
+    /// An enrolment goes once the keyring without it is in its place.
+    Retiring,
     /// An enrolment's material was destroyed.
     Retired,
     /// The operation was given up.
@@ -158,7 +167,7 @@ impl Journal {
             .filter_map(|r| r.enrolment_id)
             .collect();
         let stands = |record: &Record| {
-            record.step == Step::Enrolling && record.enrolment_id.is_some_and(|id| !retired.contains(&id))
+            record.names_material() && record.enrolment_id.is_some_and(|id| !retired.contains(&id))
         };
         let kept: Vec<_> = records
             .iter()
@@ -190,7 +199,7 @@ impl Journal {
             .filter_map(|r| r.enrolment_id)
             .collect();
         let mut orphans: Vec<(Uuid, String)> = Vec::new();
-        for record in records.iter().filter(|record| record.step == Step::Enrolling) {
+        for record in records.iter().filter(|record| record.names_material()) {
             if let (Some(id), Some(slot)) = (record.enrolment_id, &record.slot)
                 && !owned.contains(&id)
                 && !retired.contains(&id)
@@ -242,7 +251,7 @@ impl Operation {
         fault::point(&format!("after {name}")).map_err(fault)
     }
 
-    /// The operation's name: `init`.
+    /// The operation's name: `init`, `slot add`.
     pub fn op(&self) -> &str {
         &self.op
     }
@@ -259,11 +268,13 @@ impl Operation {
 
     /// The enrolments that this operation began: id and slot.
     pub fn enrolments(&self) -> Vec<(Uuid, String)> {
-        let begun = self
-            .records
-            .iter()
-            .filter(|record| record.step == Step::Enrolling);
-        begun
+        self.named(Step::Enrolling)
+    }
+
+    /// The enrolments that a step was noted of: id and slot.
+    pub fn named(&self, step: Step) -> Vec<(Uuid, String)> {
+        let noted = self.records.iter().filter(|record| record.step == step);
+        noted
             .filter_map(|record| Some((record.enrolment_id?, record.slot.clone()?)))
             .collect()
     }
@@ -284,6 +295,7 @@ impl Step {
             Self::Setup => "setup",
             Self::Revoked => "revoked",
             Self::Done => "done",
+            Self::Retiring => "retiring",
             Self::Retired => "retired",
             Self::Abandoned => "abandoned",
         }

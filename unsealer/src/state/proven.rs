@@ -43,14 +43,14 @@ impl Proven {
             })
     }
 
-    /// Notes that slots were enrolled in this boot, and forgets all others.
-    pub fn enrolled(state: &StateFolder, slots: &[&str]) -> Result<(), Error> {
+    /// Notes that slots were enrolled in this boot, and forgets all but these and the ones that stay.
+    pub fn enrolled(state: &StateFolder, new: &[&str], staying: &[&str]) -> Result<(), Error> {
+        let mut proven = Self::load(state);
+        proven.slots.retain(|slot, _| staying.contains(&slot.as_str()));
         let boot = Boot { boot_id: boot_id() };
-        let slots = slots
-            .iter()
-            .map(|slot| ((*slot).to_owned(), boot.clone()))
-            .collect();
-        Self { v: 1, slots }.write(state)
+        let new = new.iter().map(|slot| ((*slot).to_owned(), boot.clone()));
+        proven.slots.extend(new);
+        proven.write(state)
     }
 
     /// Takes note that a slot opened just now, and says whether it is proven across a reboot.

@@ -6,12 +6,14 @@ use std::path::Path;
 use kdf_api::id;
 
 use super::Init;
+use crate::change::{prove, slot_fault};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::fault;
-use crate::keyring::{Keyring, Kind, Slot};
+use crate::keyring::{Keyring, Kind, Policy, Slot};
 use crate::open;
 use crate::report::Report;
+use crate::save;
 use crate::state::durable;
 use crate::state::journal::{Operation, Step};
 use crate::state::proven::Proven;
@@ -28,8 +30,8 @@ impl Init<'_> {
             });
         }
         for (name, slot) in &self.app.config.slot {
-            let what = self.slots.check(name).map_err(|error| slot_fault(name, error))?;
-            self.app.progress.step(format!("slot {name}: {what}"));
+            let checked = self.slots.check(name).map_err(|error| slot_fault(name, error))?;
+            self.app.progress.step(format!("slot {name}: {}", checked.what));
             if let Some(path) = slot.settings.get("path").map(Path::new)
                 && self.is_beside_the_keyring(path)
             {
@@ -55,10 +57,10 @@ impl Init<'_> {
 
     /// Enrols every slot, writes the keyring without shares, reads it back, and opens it by each slot in a fresh process.
     pub(super) fn enroll(&mut self, operation: &mut Operation) -> Result<Keyring, Error> {
-        let mut keyring = Keyring::create()?;
-        let names: Vec<_> = self.app.config.slot.keys().cloned().collect();
-        for name in &names {
-            let id = id::random()?;
+        let names: Vec<_> = self.app.config.slot.keys().map(String::as_str).collect();
+        let mut keyring = Keyring::create(self.policy()?)?;
+        for seat in keyring.seats(&names)? {
+            let (name, id) = (&seat.name, id::random()?);
             let journalled = self.slots.enrolls(name);
             if journalled {
                 operation.note_slot(Step::Enrolling, name, id)?;
@@ -66,7 +68,7 @@ impl Init<'_> {
             self.point(&format!("before enroll {name}"))?;
             let slot = self
                 .slots
-                .enroll(name, id, &keyring)
+                .enroll(&seat, id)
                 .map_err(|error| slot_fault(name, error))?;
             self.point(&format!("after enroll {name}"))?;
             if journalled {
@@ -77,31 +79,43 @@ impl Init<'_> {
             ));
             keyring.body.slots.push(slot);
         }
-        open::save(self.state, &mut keyring)?;
-        self.prove(&keyring)?;
-        Proven::enrolled(self.state, &names.iter().map(String::as_str).collect::<Vec<_>>())?;
+        save::save(self.state, &mut keyring)?;
+        self.prove()?;
+        Proven::enrolled(self.state, &names, &[])?;
         operation.note(Step::Proven)?;
         Ok(keyring)
     }
 
-    /// Opens the keyring as it stands on the disk by each of its slots.
-    pub(super) fn prove(&self, keyring: &Keyring) -> Result<(), Error> {
-        for slot in &keyring.body.slots {
-            let locked = open::load(self.state, &self.app.config)?;
-            let opened = self
-                .slots
-                .open(&locked.body, slot)
-                .map_err(|error| slot_fault(&slot.name, error))?;
-            locked.open(opened.data_key).map_err(|fault| Error::Keyring {
-                path: self.state.keyring().to_owned(),
-                fault,
-            })?;
-            self.app.progress.step(format!(
-                "slot {}: opens the keyring as it lies on the disk",
-                slot.name
-            ));
+    /// The policy that the configuration asks for, if its slots can have it.
+    pub(super) fn policy(&self) -> Result<Policy, Error> {
+        let (policy, slots) = (
+            self.app.config.policy.unwrap_or_default(),
+            self.app.config.slot.len(),
+        );
+        if policy.fits(slots) {
+            Ok(policy)
+        } else {
+            Err(Error::Config {
+                place: "policy".to_owned(),
+                what: format!("is {policy}, and the configuration has {slots} slots"),
+                hint: Some("the second number of a policy is that of the slots".to_owned()),
+            })
         }
-        Ok(())
+    }
+
+    /// Opens the keyring as it stands on the disk by each of its slots.
+    pub(super) fn prove(&self) -> Result<(), Error> {
+        let locked = open::load(self.state, &self.app.config)?;
+        let names: Vec<_> = locked.body.slots.iter().map(|slot| slot.name.clone()).collect();
+        let data_key = prove(&self.slots, &locked, &names, |name| {
+            self.app
+                .progress
+                .step(format!("slot {name}: opens the keyring as it lies on the disk"));
+        })?;
+        locked.open(data_key).map(drop).map_err(|fault| Error::Keyring {
+            path: self.state.keyring().to_owned(),
+            fault,
+        })
     }
 
     /// Retires what was enrolled and removes what was written. Only before the server's shares are in the keyring.
@@ -166,7 +180,7 @@ impl Init<'_> {
 
     /// `--abandon`: gives up an `init` that was stopped before the shares were saved.
     pub(super) fn abandon(&mut self, mut operation: Operation) -> Result<Report, Error> {
-        if operation.reached(Step::Saved) || self.has_shares() || open::shares_left_beside(self.state) {
+        if operation.reached(Step::Saved) || self.has_shares() || save::shares_left_beside(self.state) {
             return Err(Error::Ambiguous {
                 what: "the server's only key shares are in this keyring: it is not given up".to_owned(),
                 hint: "run `unsealer init --resume`".to_owned(),
@@ -190,12 +204,5 @@ impl Init<'_> {
     /// A point at which tests stop the process.
     pub(super) fn point(&self, name: &str) -> Result<(), Error> {
         fault::point(name).map_err(|error| Error::file("pass the test point in", self.state.path(), error))
-    }
-}
-
-pub(super) fn slot_fault(slot: &str, error: kdf_api::Error) -> Error {
-    Error::Slot {
-        slot: slot.to_owned(),
-        error,
     }
 }

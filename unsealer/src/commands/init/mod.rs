@@ -19,6 +19,7 @@ use crate::exit::Exit;
 use crate::keyring::Keyring;
 use crate::open::{self, Lock};
 use crate::report::Report;
+use crate::save;
 use crate::slots::Slots;
 use crate::state::journal::{Journal, Operation, Step};
 use crate::state::seen::Verdict;
@@ -103,7 +104,7 @@ impl Init<'_> {
         match unfinished {
             Some(operation) if operation.op() != OP => Err(Error::Ambiguous {
                 what: format!("an unfinished `{}` stands in the journal", operation.op()),
-                hint: "finish that first".to_owned(),
+                hint: "`unsealer slot prune` finishes or takes back what it left".to_owned(),
             }),
             Some(operation) if self.arguments.abandon => self.abandon(operation),
             Some(operation) if self.arguments.resume || self.arguments.if_needed => self.resume(operation),
@@ -131,7 +132,7 @@ impl Init<'_> {
                 "the server is initialised, its shares are in the keyring, and no root token is",
                 "run `unsealer init --resume`",
             )
-        } else if operation.reached(Step::Saved) || self.has_shares() || open::shares_left_beside(self.state)
+        } else if operation.reached(Step::Saved) || self.has_shares() || save::shares_left_beside(self.state)
         {
             (
                 "the server is initialised, its shares are in the keyring, and its root token may be too",
@@ -196,6 +197,7 @@ impl Init<'_> {
                 hint: Some("give --no-recovery to accept that".to_owned()),
             });
         }
+        self.policy()?;
         self.check_slots()?;
         self.check_set_up()?;
         let mut operation = self.journal.begin(OP)?;
@@ -311,13 +313,13 @@ impl Init<'_> {
         let lock = Lock::Exclusive(self.lock);
         let keyring = open::open(self.state, &self.app.config, &self.slots, lock)?.keyring;
         // A save that was stopped between its last byte and its rename has lost nothing.
-        let keyring = open::finish_stopped_save(self.state, keyring)?;
+        let keyring = save::finish_stopped_save(self.state, keyring)?;
         if keyring.payload.active.is_none() {
             if operation.reached(Step::InitSent) {
                 self.find_out_what_became_of_the_request()?;
             }
             // A slot may have died since: by a reboot, or by an `--abandon` that was stopped.
-            self.prove(&keyring)?;
+            self.prove()?;
         }
         self.carry_on(operation, keyring)
     }

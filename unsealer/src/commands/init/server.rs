@@ -11,8 +11,8 @@ use super::{Init, pass};
 use crate::config::InitCredential;
 use crate::error::Error;
 use crate::keyring::{Active, Keyring, MAX_FILE, Pending, RotationCredential};
-use crate::open::{self, Prepared};
 use crate::report;
+use crate::save::{self, Prepared};
 use crate::state::durable;
 use crate::state::journal::{Operation, Step};
 use crate::vault::{self, HealthState, InitFailed, InitReply, NodeState};
@@ -39,13 +39,13 @@ impl Init<'_> {
             .keyring()
             .metadata()
             .map_or(0, |found| usize::try_from(found.len()).unwrap_or(0));
-        let prepared = open::prepare(self.state, size + open::ROOM)?;
+        let prepared = save::prepare(self.state, size + save::ROOM)?;
         self.app.progress.step(format!(
             "initialising node {} at {} with {shares} shares, {threshold} of which open it; this may take some seconds",
             self.node.name,
             self.node.address
         ));
-        if size + open::ROOM > MAX_FILE {
+        if size + save::ROOM > MAX_FILE {
             return Err(Error::Ambiguous {
                 what: "with the server's shares the keyring would be longer than 4 MiB".to_owned(),
                 hint: "use fewer slots, or programs whose enrolments are shorter".to_owned(),
@@ -119,15 +119,15 @@ impl Init<'_> {
     /// Saves what exists nowhere else. Room was reserved; if the disk fails us all the same, nothing is given up while this
     /// process lives.
     fn save_the_only_copy(&self, keyring: &mut Keyring, prepared: Prepared) {
-        let mut attempt = open::commit(self.state, keyring, prepared);
+        let mut attempt = save::commit(self.state, keyring, prepared);
         while let Err(error) = attempt {
             let hint = error.hint().map_or_else(String::new, |hint| format!(": {hint}"));
             self.app.progress.warn(format!(
                 "{error}{hint}. The server's keys exist only in this process: do not stop it. Trying again"
             ));
             std::thread::sleep(SAVE_AGAIN);
-            attempt = open::prepare(self.state, open::ROOM)
-                .and_then(|prepared| open::commit(self.state, keyring, prepared));
+            attempt = save::prepare(self.state, save::ROOM)
+                .and_then(|prepared| save::commit(self.state, keyring, prepared));
         }
     }
 
@@ -225,7 +225,7 @@ impl Init<'_> {
                     ),
                 }
             })?);
-            open::save(self.state, keyring)?;
+            save::save(self.state, keyring)?;
             self.app.progress.step("the rotation credential is in the keyring: it does not expire, and can only rotate the shares");
         }
         pass(operation, Step::Credential)
@@ -265,7 +265,7 @@ impl Init<'_> {
                     .step("the root token is revoked, and the server confirms that it is dead");
             }
             keyring.payload.pending = None;
-            open::save(self.state, keyring)?;
+            save::save(self.state, keyring)?;
         }
         // The generation before still has the root token, which may be one that was kept alive. A run that was stopped
         // right after the save has left it.

@@ -1,0 +1,392 @@
+//! A change to the keyring: slots that come, go, or are enrolled anew; a new data key; another policy.
+//!
+//! One way for all of them. A [`Plan`] says what shall be. Then, with the exclusive lock:
+//!
+//! 1. The journal gets the id of every enrolment that will go, and of every one that comes *before* its program is asked.
+//! 2. Programs are asked, and the next generation is written beside the present one, durably.
+//! 3. It is proven as it lies there: read again, and opened by each slot that was made for it, in fresh processes.
+//! 4. Only then it takes the place of the present one. What went is retired, and with a new data key the generation before
+//!    is removed.
+//!
+//! Whatever stops this, what stands can be told from the keyring and the journal alone ([`settle`]): an enrolment that the
+//! journal names and that no slot owns is material to be retired. Either the keyring is the old one, and this concerns
+//! what was to come; or it is the new one, and it concerns what was to go.
+
+mod plan;
+mod prove;
+mod prune;
+mod settle;
+
+use kdf_api::id;
+use uuid::Uuid;
+
+use crate::app::App;
+use crate::error::Error;
+use crate::fault;
+use crate::keyring::{Keyring, Seat, Slot};
+use crate::open::{self, Lock, Opened};
+use crate::save::{self, Aside};
+use crate::slots::Slots;
+use crate::state::journal::{Journal, Operation, Step};
+use crate::state::proven::Proven;
+use crate::state::seen::Verdict;
+use crate::state::{Exclusive, StateFolder, durable};
+use crate::told::Told;
+
+pub use plan::{DataKeys, Plan, Planned, Wanted};
+pub(crate) use prove::{check_together, prove};
+pub use prune::Pruned;
+
+/// What every change works with: the state folder, locked, and the programs.
+#[derive(Debug)]
+pub struct Changer<'a> {
+    /// What every command has in hand.
+    pub app: &'a App,
+    /// The state folder.
+    pub state: StateFolder,
+    /// The slots' programs.
+    pub slots: Slots<'a>,
+    /// The journal.
+    pub journal: Journal,
+    lock: Exclusive,
+}
+
+/// How a change ended.
+#[derive(Debug)]
+pub struct Changed {
+    /// The keyring as it is now.
+    pub keyring: Keyring,
+    /// What was destroyed on devices: the slot, and what its program says.
+    pub destroyed: Vec<(String, String)>,
+    /// What could not be destroyed: the slot, and why.
+    pub left: Vec<(String, Error)>,
+}
+
+impl<'a> Changer<'a> {
+    /// Takes the lock of a state folder that is there.
+    pub fn new(app: &'a App) -> Result<Self, Error> {
+        Self::with(app, app.state()?)
+    }
+
+    /// Takes the lock of a state folder.
+    pub fn with(app: &'a App, state: StateFolder) -> Result<Self, Error> {
+        let lock = state.lock()?;
+        let journal = Journal::of(&state);
+        Ok(Self {
+            app,
+            state,
+            slots: app.slots(true),
+            journal,
+            lock,
+        })
+    }
+
+    /// Opens the keyring by its slots, for a change, and settles what a change that was stopped has left.
+    ///
+    /// What is written goes to whoever can open the slots and read the recovery recipients that stand in it. So the keyring
+    /// must be one that we wrote or were told to trust: that it opens proves only that its writer knew a data key.
+    pub fn open(&self) -> Result<Keyring, Error> {
+        self.refuse_unfinished_init()?;
+        let identity = open::load(&self.state, &self.app.config)?.identity();
+        self.refuse_unseen(&identity)?;
+        let opened = open::open(
+            &self.state,
+            &self.app.config,
+            &self.slots,
+            Lock::Exclusive(&self.lock),
+        )?;
+        let Opened {
+            keyring, by, failed, ..
+        } = opened;
+        self.app
+            .progress
+            .step(format!("the keyring is open by {}", by.join(", ")));
+        for (slot, error) in &failed {
+            self.app.progress.warn(format!(
+                "slot {slot} did not open: {}",
+                Told::from(error).text("  ")
+            ));
+        }
+        self.settle(&keyring)?;
+        Ok(keyring)
+    }
+
+    /// Refuses a keyring that there is no record of yet.
+    pub fn refuse_unseen(&self, identity: &crate::keyring::Identity) -> Result<(), Error> {
+        match open::recognise(&self.state, identity)? {
+            Verdict::Known { .. } => Ok(()),
+            _ => Err(Error::ChangedOutside {
+                path: self.state.keyring().to_owned(),
+                what: "there is no record that we wrote or opened it".to_owned(),
+            }),
+        }
+    }
+
+    /// An `init` that was stopped is finished or given up first: it may hold the server's only keys.
+    pub fn refuse_unfinished_init(&self) -> Result<(), Error> {
+        match self.journal.unfinished()? {
+            Some(operation) if operation.op() == "init" => Err(Error::Ambiguous {
+                what: "an unfinished `init` stands in the journal".to_owned(),
+                hint: "finish it first: `unsealer init --resume`".to_owned(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks the program of every slot that comes before anything is written: most mistakes show here.
+    pub fn check(&self, plan: &Plan) -> Result<(), Error> {
+        for planned in &plan.seats {
+            if let Planned::New(name) = planned {
+                let checked = self.slots.check(name).map_err(|error| slot_fault(name, error))?;
+                self.app.progress.step(format!("slot {name}: {}", checked.what));
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a change: what [`Plan`] says becomes of this keyring. Before anything is put in place, everything is taken
+    /// back if something fails.
+    pub fn make(&self, keyring: Keyring, plan: &Plan) -> Result<Changed, Error> {
+        let mut operation = self.journal.begin(plan.op)?;
+        match self.put_in_place(&mut operation, keyring, plan) {
+            Ok(keyring) => self
+                .clear_away(operation, keyring, plan)
+                .inspect_err(|_| self.tell_of_the_rest()),
+            Err(Failed {
+                error,
+                in_place: true,
+            }) => {
+                self.tell_of_the_rest();
+                Err(error)
+            }
+            Err(Failed { error, .. }) => {
+                self.app
+                    .progress
+                    .step("that failed: taking back what was enrolled");
+                if let Err(second) = self.take_back(&mut operation) {
+                    self.app
+                        .progress
+                        .warn(format!("not everything could be taken back: {second}"));
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn tell_of_the_rest(&self) {
+        self.app
+            .progress
+            .warn("the changed keyring is in its place; the next change clears away what this one has left");
+    }
+
+    fn put_in_place(
+        &self,
+        operation: &mut Operation,
+        keyring: Keyring,
+        plan: &Plan,
+    ) -> Result<Keyring, Failed> {
+        for slot in plan.material_gone() {
+            operation.note_slot(Step::Retiring, &slot.name, slot.enrolment_id)?;
+        }
+        let (mut keyring, made) = self.build(operation, keyring, plan)?;
+        let size = self
+            .state
+            .keyring()
+            .metadata()
+            .map_or(0, |found| usize::try_from(found.len()).unwrap_or(0));
+        // Each new slot brings an enrolment of its own.
+        let prepared = save::prepare(&self.state, size + save::ROOM * (1 + plan.seats.len()))?;
+        let aside = save::stage(&mut keyring, prepared)?;
+        self.prove(&aside, &keyring, &made)?;
+        operation.note(Step::Proven)?;
+        let before = keyring.identity().clone();
+        let published = aside.publish(&self.state, &mut keyring);
+        let in_place = *keyring.identity() != before;
+        published.map_err(|error| Failed { error, in_place })?;
+        operation.note(Step::Saved).map_err(|error| Failed {
+            error,
+            in_place: true,
+        })?;
+        self.app.progress.step("the changed keyring is in its place");
+        Ok(keyring)
+    }
+
+    /// Asks the programs: the next generation, with the names of the slots that were made for it.
+    fn build(
+        &self,
+        operation: &mut Operation,
+        keyring: Keyring,
+        plan: &Plan,
+    ) -> Result<(Keyring, Vec<String>), Error> {
+        let mut keyring = match &plan.data_key {
+            DataKeys::Same => keyring,
+            DataKeys::Next => keyring.next_epoch(plan.policy)?,
+        };
+        let made: Vec<&Planned> = plan.seats.iter().filter(|seat| seat.is_made()).collect();
+        let names: Vec<_> = made.iter().map(|seat| seat.name()).collect();
+        let mut seats = keyring.seats(&names)?.into_iter();
+        let mut slots = Vec::new();
+        for planned in &plan.seats {
+            let slot = match (planned, planned.is_made().then(|| seats.next()).flatten()) {
+                (Planned::Stays(slot), _) => slot.clone(),
+                (Planned::Again(slot), Some(seat)) => self.again(&seat, slot)?,
+                (Planned::New(_), Some(seat)) => self.enroll(operation, &seat)?,
+                (Planned::Again(_) | Planned::New(_), None) => {
+                    unreachable!("there is a seat for each slot that is made")
+                }
+            };
+            slots.push(slot);
+        }
+        keyring.body.slots = slots;
+        Ok((keyring, names.into_iter().map(str::to_owned).collect()))
+    }
+
+    fn again(&self, seat: &Seat, slot: &Slot) -> Result<Slot, Error> {
+        self.point(&format!("before again {}", seat.name))?;
+        let made = self
+            .slots
+            .again(seat, slot)
+            .map_err(|error| slot_fault(&seat.name, error))?;
+        self.app
+            .progress
+            .step(format!("slot {}: wraps the new data key", seat.name));
+        Ok(made)
+    }
+
+    fn enroll(&self, operation: &mut Operation, seat: &Seat) -> Result<Slot, Error> {
+        let (name, id) = (&seat.name, id::random()?);
+        let journalled = self.slots.enrolls(name);
+        if journalled {
+            operation.note_slot(Step::Enrolling, name, id)?;
+        }
+        self.point(&format!("before enroll {name}"))?;
+        let made = self
+            .slots
+            .enroll(seat, id)
+            .map_err(|error| slot_fault(name, error))?;
+        self.point(&format!("after enroll {name}"))?;
+        if journalled {
+            operation.note_slot(Step::Enrolled, name, id)?;
+        }
+        self.app.progress.step(format!(
+            "slot {name}: enrolled, and it gives the same key each time"
+        ));
+        Ok(made)
+    }
+
+    /// Opens what lies beside the keyring by each slot that was made for it.
+    fn prove(&self, aside: &Aside, keyring: &Keyring, made: &[String]) -> Result<(), Error> {
+        let locked = aside.read_back()?;
+        prove(&self.slots, &locked, made, |name| {
+            self.app.progress.step(format!(
+                "slot {name}: opens the changed keyring as it lies on the disk"
+            ));
+        })?;
+        // Where no slot was made for it, our own data key opens it all the same.
+        locked
+            .open(keyring.data_key().again())
+            .map(drop)
+            .map_err(|fault| Error::Keyring {
+                path: self.state.keyring().to_owned(),
+                fault,
+            })
+    }
+
+    /// What comes after the keyring is in its place. Nothing here undoes that.
+    fn clear_away(&self, mut operation: Operation, keyring: Keyring, plan: &Plan) -> Result<Changed, Error> {
+        let is_new = |planned: &&Planned| matches!(planned, Planned::New(_));
+        let (new, staying): (Vec<&Planned>, Vec<_>) = plan.seats.iter().partition(is_new);
+        let [new, staying] =
+            [new, staying].map(|seats| seats.into_iter().map(Planned::name).collect::<Vec<_>>());
+        // Advice only.
+        if let Err(error) = Proven::enrolled(&self.state, &new, &staying) {
+            self.app.progress.warn(error);
+        }
+        if plan.data_key == DataKeys::Next {
+            // Its slots still give the old data key.
+            durable::remove(&self.state.previous_keyring())?;
+        }
+        let (mut destroyed, mut left) = (Vec::new(), Vec::new());
+        for slot in plan.material_gone() {
+            let outcome = if plan.device_gone {
+                Ok(Vec::new())
+            } else {
+                self.point(&format!("before retire {}", slot.name))?;
+                self.slots
+                    .retire(slot)
+                    .map_err(|error| slot_fault(&slot.name, error))
+            };
+            match outcome {
+                Ok(what) => {
+                    operation.note_slot(Step::Retired, &slot.name, slot.enrolment_id)?;
+                    destroyed.extend(what.into_iter().map(|what| (slot.name.clone(), what)));
+                }
+                Err(error) => left.push((slot.name.clone(), error)),
+            }
+        }
+        operation.note(Step::Done)?;
+        Ok(Changed {
+            keyring,
+            destroyed,
+            left,
+        })
+    }
+
+    /// Retires what this operation enrolled, and removes what it wrote aside.
+    fn take_back(&self, operation: &mut Operation) -> Result<(), Error> {
+        durable::remove_left_beside(self.state.keyring())?;
+        let begun = operation.enrolments();
+        let first_failure = self.retire_all(operation, &begun)?;
+        operation.note(Step::Abandoned)?;
+        // `slot prune` still finds it.
+        first_failure.map_or(Ok(()), Err)
+    }
+
+    /// Retires enrolments by their ids; one that fails does not keep the others from it.
+    fn retire_all(
+        &self,
+        operation: &mut Operation,
+        enrolments: &[(Uuid, String)],
+    ) -> Result<Option<Error>, Error> {
+        let mut first_failure = None;
+        for (id, slot) in enrolments {
+            match self.slots.retire_id(slot, *id) {
+                Ok(destroyed) => {
+                    for what in destroyed {
+                        self.app.progress.step(format!("slot {slot}: destroyed {what}"));
+                    }
+                    operation.note_slot(Step::Retired, slot, *id)?;
+                }
+                Err(error) => first_failure = first_failure.or_else(|| Some(slot_fault(slot, error))),
+            }
+        }
+        Ok(first_failure)
+    }
+
+    /// A point at which tests stop the process.
+    fn point(&self, name: &str) -> Result<(), Error> {
+        fault::point(name).map_err(|error| Error::file("pass the test point in", self.state.path(), error))
+    }
+}
+
+/// Why a change did not come to its end, and whether the changed keyring is in its place all the same.
+struct Failed {
+    error: Error,
+    in_place: bool,
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Self {
+            error,
+            in_place: false,
+        }
+    }
+}
+
+pub(crate) fn slot_fault(slot: &str, error: kdf_api::Error) -> Error {
+    Error::Slot {
+        slot: slot.to_owned(),
+        error,
+    }
+}

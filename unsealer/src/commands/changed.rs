@@ -1,0 +1,176 @@
+//! How a change of the keyring is announced before it is made, and told when it is.
+
+use std::fmt::Write as _;
+
+use serde_json::{Value, json};
+
+use crate::app::App;
+use crate::change::{Changed, Changer, DataKeys, Plan, Planned, Wanted};
+use crate::error::Error;
+use crate::keyring::{Body, Keyring};
+use crate::report::Report;
+use crate::strength;
+
+/// Opens the keyring, makes a change that somebody asks for, and tells of it.
+pub(crate) fn change(
+    app: &App,
+    op: &'static str,
+    wanted: impl FnOnce(&Body) -> Result<Option<Wanted>, Error>,
+) -> Result<Report, Error> {
+    let changer = Changer::new(app)?;
+    let keyring = changer.open()?;
+    let Some(wanted) = wanted(&keyring.body)? else {
+        return Ok(unchanged(&keyring));
+    };
+    make(&changer, op, keyring, &wanted)
+}
+
+/// Makes a change to an open keyring, and tells of it.
+pub(crate) fn make(
+    changer: &Changer<'_>,
+    op: &'static str,
+    keyring: Keyring,
+    wanted: &Wanted,
+) -> Result<Report, Error> {
+    let app = changer.app;
+    let plan = Plan::new(op, &keyring.body, wanted, &app.config)?;
+    check_spare(op, &keyring.body, &plan, wanted.force)?;
+    changer.check(&plan)?;
+    announce(app, &plan);
+    let changed = changer.make(keyring, &plan)?;
+    Ok(told(&changed, &plan))
+}
+
+/// Refuses what would leave no slot to spare where there was one, and no recovery.
+fn check_spare(op: &str, body: &Body, plan: &Plan, force: bool) -> Result<(), Error> {
+    let spare = |slots: usize, needed: usize| slots.saturating_sub(needed);
+    let before = spare(body.slots.len(), body.policy.needed());
+    let after = spare(plan.seats.len(), plan.policy.needed());
+    if force || after > 0 || before == 0 || body.has_recovery() {
+        return Ok(());
+    }
+    Err(Error::Config {
+        place: op.to_owned(),
+        what: "that leaves no slot to spare, and there is no recovery: when one slot dies, the key shares are lost"
+            .to_owned(),
+        hint: Some(
+            "add a slot or a recovery recipient first (`unsealer keyring recovery-identity`), or give --force"
+                .to_owned(),
+        ),
+    })
+}
+
+/// Says beforehand whose programs are asked, and what they need.
+fn announce(app: &App, plan: &Plan) {
+    if plan.data_key == DataKeys::Next {
+        app.progress
+            .step("a new data key is made: each slot's program is asked again");
+    }
+    for seat in &plan.seats {
+        if matches!(seat, Planned::Stays(_)) {
+            continue;
+        }
+        let name = seat.name();
+        let sources = app.config.slot.get(name).map(|slot| &slot.credentials);
+        for (credential, source) in sources.into_iter().flatten() {
+            app.progress
+                .step(format!("slot {name}: needs its {credential} ({source})"));
+        }
+    }
+}
+
+fn unchanged(keyring: &Keyring) -> Report {
+    let text = format!("nothing to do\n{}", strength::of(&keyring.body));
+    Report::done(text, json!({"changed": false, "keyring": state(&keyring.body)}))
+}
+
+/// What a change came to.
+pub(crate) fn told(changed: &Changed, plan: &Plan) -> Report {
+    let body = &changed.keyring.body;
+    let mut text = format!(
+        "keyring {}: generation {}, epoch {}\n",
+        body.id, body.generation, body.epoch
+    );
+    for seat in &plan.seats {
+        let what = match seat {
+            Planned::New(_) => "enrolled, and proven by a fresh process",
+            Planned::Again(_) => "wraps the new data key",
+            Planned::Stays(_) => "as it was",
+        };
+        let _ = writeln!(text, "  {}: {what}", seat.name());
+    }
+    for slot in &plan.gone {
+        let _ = writeln!(
+            text,
+            "  {} (enrolment {}): out of the keyring",
+            slot.name, slot.enrolment_id
+        );
+    }
+    for (slot, what) in &changed.destroyed {
+        let _ = writeln!(text, "  {slot}: destroyed {what}");
+    }
+    for (slot, error) in &changed.left {
+        let _ = writeln!(
+            text,
+            "  {slot}: its material is still there ({error}); `unsealer slot prune` tries again"
+        );
+    }
+    if plan.device_gone {
+        text.push_str("  nothing was retired on any device, as --device-gone says\n");
+    }
+    if plan.data_key == DataKeys::Same && !plan.gone.is_empty() {
+        text.push_str(
+            "The data key is the old one: what went can still open this keyring, if its program still gives its key.\n",
+        );
+    }
+    if !plan.gone.is_empty() {
+        text.push_str(
+            "Still open to whoever has what went: copies of the keyring from before, as long as that gives its key. \
+             Who opened one has the server's key shares. To end that, rotate the shares (`bao operator rotate-keys`, \
+             `vault operator rekey`), and adopt the new ones.\n",
+        );
+    }
+    text.push_str(&strength::of(body));
+    if let Some(warning) = strength::warning(body) {
+        let _ = write!(text, "\n{warning}");
+    }
+    let seats: Vec<_> = plan
+        .seats
+        .iter()
+        .map(|seat| {
+            let what = match seat {
+                Planned::New(_) => "enrolled",
+                Planned::Again(_) => "wrapped-again",
+                Planned::Stays(_) => "unchanged",
+            };
+            json!({"name": seat.name(), "change": what})
+        })
+        .collect();
+    let gone: Vec<_> = plan
+        .gone
+        .iter()
+        .map(|slot| json!({"name": slot.name, "enrolment_id": slot.enrolment_id}))
+        .collect();
+    let destroyed: Vec<_> = changed
+        .destroyed
+        .iter()
+        .map(|(slot, what)| json!({"slot": slot, "what": what}))
+        .collect();
+    let left: Vec<_> = changed
+        .left
+        .iter()
+        .map(|(slot, error)| json!({"slot": slot, "error": error.to_string()}))
+        .collect();
+    Report::done(
+        text,
+        json!({
+            "changed": true, "keyring": state(body), "slots": seats, "gone": gone, "destroyed": destroyed, "left": left,
+            "strength": strength::of(body), "warning": strength::warning(body),
+        }),
+    )
+}
+
+/// Where a keyring stands, for scripts.
+pub(crate) fn state(body: &Body) -> Value {
+    json!({"id": body.id, "generation": body.generation, "epoch": body.epoch, "policy": body.policy})
+}
