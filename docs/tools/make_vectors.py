@@ -3,8 +3,9 @@
 docs/tpm.md alone.
 
 It shares no code with the project: HKDF and AES-256-GCM are OpenSSL's (python3-cryptography), Argon2id is the reference
-implementation's (python3-argon2), and what a TPM would give is made up. All inputs are fixed, so the same files come out
-every time.
+implementation's (python3-argon2), age files are made by the program of that name, and what a TPM would give is made up. All
+inputs are fixed, so the same files come out every time. What age makes is random, so an age file that is there already is
+kept, as long as it opens to what it must hold.
 
     make_vectors.py            writes the files
     make_vectors.py --check    says whether the files are what it would write
@@ -17,7 +18,9 @@ import itertools
 import json
 import pathlib
 import struct
+import subprocess
 import sys
+import tempfile
 
 from argon2.low_level import Type, hash_secret_raw
 from cryptography.hazmat.primitives import hashes
@@ -34,6 +37,9 @@ HOOK_ID = "1d2c3b4a-5e6f-4a7b-8c9d-0e1f2a3b4c5d"
 def run(first, length=32):
     """Bytes that count up: easy to recognise, and none of them random."""
     return bytes((first + i) % 256 for i in range(length))
+
+
+DATA_KEY = run(0x80)
 
 
 def b64(data):
@@ -71,8 +77,54 @@ def wrap(ikm, context, plaintext, salt, nonce):
     }
 
 
+class State:
+    """A keyring at one time: what its keys and contexts follow from."""
+
+    def __init__(self, generation, epoch=1, policy="any", data_key=DATA_KEY):
+        self.generation, self.epoch, self.policy, self.data_key = generation, epoch, policy, data_key
+        self.label = f"keyring={KEYRING} epoch={epoch}"
+
+    def key(self, use):
+        return hkdf(self.data_key, b"", f"unsealer-keyring/v1 {use} {self.label}\n".encode())
+
+    def slot_context(self, slot, x=None):
+        share = "" if x is None else f" share={x}"
+        return f"unsealer/v1 {self.label} slot={slot} policy={self.policy}{share}"
+
+    def payload_context(self):
+        return f"unsealer/v1 {self.label} generation={self.generation} part=payload"
+
+    def file(self, slots, public, payload, recovery=None):
+        """The two lines."""
+        sealed = wrap(self.key("payload"), self.payload_context(), compact(payload).encode(), run(0x61), run(0x71, 12))
+        line = compact({
+            "format": "unsealer-keyring", "v": 1, "id": KEYRING, "generation": self.generation, "epoch": self.epoch,
+            "policy": self.policy, "slots": slots, "recovery": recovery, "commitment": b64(self.key("commitment")),
+            "public": public, "sealed": sealed,
+        })
+        mac = hmac.new(self.key("mac"), line.encode(), hashlib.sha256).hexdigest()
+        seal = compact({"sha256": hashlib.sha256(line.encode()).hexdigest(), "mac": mac})
+        return f"{line}\n{seal}\n"
+
+    def vector(self, about, file, payload, slots):
+        """What a vector of a whole keyring says."""
+        return {
+            "about": about,
+            "file": file,
+            "data_key": self.data_key.hex(),
+            "payload_key": self.key("payload").hex(),
+            "mac_key": self.key("mac").hex(),
+            "commitment": self.key("commitment").hex(),
+            "mac": json.loads(file.splitlines()[1])["mac"],
+            "payload_context": self.payload_context(),
+            "payload": payload,
+            "slots": slots,
+        }
+
+
 def slot_context(slot):
-    return f"unsealer/v1 keyring={KEYRING} epoch=1 slot={slot} policy=any"
+    """Of the vectors that need a context like that of a slot."""
+    return State(1).slot_context(slot)
 
 
 # --- wrapped secret
@@ -231,76 +283,231 @@ def ikm_hook():
 
 # --- keyring
 
-DATA_KEY = run(0x80)
+PUBLIC = {"shares": 5, "threshold": 3, "cluster_id": "5d9b1c64-93a3-4c2b-a1b7-4f7f3c4f0a55", "cluster_name": "example"}
+PAYLOAD = {
+    "v": 1,
+    "active": {"shares": [b64(run(share * 0x25, 33)) for share in range(5)], "threshold": 3, "created": 1767225600},
+    "retired": [{"shares": [b64(run(0xF0 + share, 33)) for share in range(3)], "threshold": 2,
+                 "created": 1735689600, "retired": 1767225600}],
+    "credential": {"kind": "approle", "mount": "unsealer", "role": "unsealer-rotate", "role_id": "example-role-id",
+                   "secret_id": "example-secret-id", "accessor": "example-accessor"},
+    "pending": None,
+}
 
 
-def keyring_key(use):
-    return hkdf(DATA_KEY, b"", f"unsealer-keyring/v1 {use} keyring={KEYRING} epoch=1\n".encode())
+# Each gives the fields of its slot, the ikm for a context, and what somebody has who opens the slot. What is fresh in each
+# epoch is other bytes in each.
 
 
-def payload_context(generation):
-    return f"unsealer/v1 keyring={KEYRING} epoch=1 generation={generation} part=payload"
+def file_device(context, _epoch):
+    fields = {"kind": "derive", "program": {"name": "kdf-file", "version": "0.1.0"}, "enrolment_id": FILE_ID,
+              "enrolment": file_enrolment()}
+    return fields, file_key(context), {"key_file": key_file()}
 
 
-def keyring_file(generation, slots, public, payload):
-    """The two lines, and the MAC in the second."""
-    sealed = wrap(keyring_key("payload"), payload_context(generation), compact(payload).encode(), run(0x61), run(0x71, 12))
-    line = compact({
-        "format": "unsealer-keyring", "v": 1, "id": KEYRING, "generation": generation, "epoch": 1, "policy": "any",
-        "slots": slots, "recovery": None, "commitment": b64(keyring_key("commitment")), "public": public, "sealed": sealed,
-    })
-    mac = hmac.new(keyring_key("mac"), line.encode(), hashlib.sha256).hexdigest()
-    seal = compact({"sha256": hashlib.sha256(line.encode()).hexdigest(), "mac": mac})
-    return f"{line}\n{seal}\n", mac
+def vendor_device(context, epoch):
+    """docs/examples/vendor-keeper.py."""
+    keeper_key, kept_secret, nonce = run(0xB0), run(0xCF + epoch), run(0x6F + epoch, 12)
+    kept = AESGCM(keeper_key).encrypt(nonce, kept_secret, context.encode())
+    fields = {"kind": "keep", "program": {"name": "vendor-keeper", "version": "1.0.0"}, "enrolment_id": KEEPER_ID,
+              "enrolment": {"v": 1, "id": KEEPER_ID}, "kept": {"v": 1, "nonce": b64(nonce), "ciphertext": b64(kept)}}
+    return fields, kept_secret, {"keeper_key": keeper_key.hex()}
+
+
+def hook_device(context, epoch):
+    hook, salt = run(0x11), run(0x98 + epoch)
+    fields = {"kind": "hook", "program": {"name": "ikm-hook.sh", "version": ""}, "enrolment_id": HOOK_ID, "enrolment": {},
+              "salt": b64(salt)}
+    return fields, hook_key(hook, salt, context), {"output": hook.hex() + "\n"}
+
+
+def tpm_device(context, _epoch):
+    """A slot of kdf-tpm with all that goes into a key."""
+    _, _, p = stretched(TPM_PIN, TPM_SALT, TPM_COST)
+    enrolment = tpm_enrolment(TPM_ID, mode="sealed", pin=1, revocable=1, signed=0, pcrs=1)
+    fields = {"kind": "derive", "program": {"name": "kdf-tpm", "version": "0.1.0"}, "enrolment_id": TPM_ID,
+              "enrolment": enrolment}
+    given = {"t": TPM_T.hex(), "n": TPM_N.hex(), "pin": TPM_PIN.hex()}
+    return fields, tpm_key("sealed", TPM_T, p, TPM_N, TPM_SALT, context), given
+
+
+DEVICES = {"file": file_device, "vendor": vendor_device, "hook": hook_device, "tpm": tpm_device}
+
+
+def fresh(state, number):
+    """Salt and nonce of the wrap of a slot."""
+    first = 0x11 + 0x10 * state.epoch + number
+    return run(first), run(first + 0x10, 12)
+
+
+def any_slots(state):
+    """The slots of a keyring with a slot of each kind, and what opens each."""
+    slots, opens = [], []
+    for number, name in enumerate(["file", "vendor", "hook"]):
+        context = state.slot_context(name)
+        fields, ikm, given = DEVICES[name](context, state.epoch)
+        slots.append({"name": name, **fields, "wrapped": wrap(ikm, context, state.data_key, *fresh(state, number))})
+        opens.append({"name": name, "context": context, "ikm": ikm.hex(), **given})
+    return slots, opens
 
 
 def keyring():
-    """A whole keyring, with a slot of each kind: kdf-file's vectors, docs/examples/vendor-keeper.py, an IKM hook."""
-    keeper_key, kept_secret, keeper_nonce = run(0xB0), run(0xD0), run(0x70, 12)
-    hook, hook_salt = run(0x11), run(0x99)
-    kept = AESGCM(keeper_key).encrypt(keeper_nonce, kept_secret, slot_context("vendor").encode())
-    ikms = {"file": file_key(slot_context("file")), "vendor": kept_secret,
-            "hook": hook_key(hook, hook_salt, slot_context("hook"))}
-    common = {
-        "file": {"kind": "derive", "program": {"name": "kdf-file", "version": "0.1.0"}, "enrolment_id": FILE_ID,
-                 "enrolment": file_enrolment()},
-        "vendor": {"kind": "keep", "program": {"name": "vendor-keeper", "version": "1.0.0"}, "enrolment_id": KEEPER_ID,
-                   "enrolment": {"v": 1, "id": KEEPER_ID},
-                   "kept": {"v": 1, "nonce": b64(keeper_nonce), "ciphertext": b64(kept)}},
-        "hook": {"kind": "hook", "program": {"name": "ikm-hook.sh", "version": ""}, "enrolment_id": HOOK_ID,
-                 "enrolment": {}, "salt": b64(hook_salt)},
-    }
-    slots = [
-        {"name": name, **fields, "wrapped": wrap(ikms[name], slot_context(name), DATA_KEY, run(0x21 + i), run(0x31 + i, 12))}
-        for i, (name, fields) in enumerate(common.items())
+    state = State(3)
+    slots, opens = any_slots(state)
+    about = "a whole keyring, version 1, with what opens each of its slots"
+    return state.vector(about, state.file(slots, PUBLIC, PAYLOAD), PAYLOAD, opens)
+
+
+# --- shares of the data key: GF(2^8) by logarithms to the base 3, modulo x^8 + x^4 + x^3 + x + 1
+
+
+def powers_of_3():
+    power = 1
+    for _ in range(255):
+        yield power
+        power ^= (power << 1) ^ (0x11B if power & 0x80 else 0)
+
+
+EXP = list(powers_of_3())
+LOG = {power: exponent for exponent, power in enumerate(EXP)}
+
+
+def times(a, b):
+    return EXP[(LOG[a] + LOG[b]) % 255] if a and b else 0
+
+
+def share_at(x, secret, coefficients):
+    """The polynomial of each byte at x: its constant is the secret's byte, then come the coefficients of x, x^2, …"""
+    y = bytes(len(secret))
+    for row in reversed([secret, *coefficients]):
+        y = bytes(times(value, x) ^ byte for value, byte in zip(y, row))
+    return y
+
+
+def shamir():
+    split_of = [
+        ("one byte, 2 of 3, by hand: y = 42 + x", b"\x42", [b"\x01"], [1, 2, 3]),
+        ("one byte, every coefficient 0, which is as likely as any other", b"\x42", [b"\x00", b"\x00"], [1, 2, 3]),
+        ("one byte, 3 of 5", b"\x00", [b"\x8e", b"\xff"], [1, 2, 3, 4, 5]),
+        ("one byte, 2 of 4, the ends of the range of x", b"\xff", [b"\x80"], [255, 1, 254, 2]),
+        ("32 bytes, 2 of 2", run(0x80), [run(0x03)], [1, 2]),
+        ("32 bytes, 2 of 3", run(0x80), [run(0xC5)], [1, 2, 3]),
+        ("32 bytes, 3 of 5", run(0xF0), [run(0x1B), run(0x5A)], [1, 2, 3, 4, 5]),
+        ("32 bytes, 4 of 4", bytes(32), [run(0x01), run(0x55), run(0xAA)], [1, 2, 3, 4]),
     ]
-    payload = {
-        "v": 1,
-        "active": {"shares": [b64(run(share * 0x25, 33)) for share in range(5)], "threshold": 3, "created": 1767225600},
-        "retired": [{"shares": [b64(run(0xF0 + share, 33)) for share in range(3)], "threshold": 2,
-                     "created": 1735689600, "retired": 1767225600}],
-        "credential": {"kind": "approle", "mount": "unsealer", "role": "unsealer-rotate", "role_id": "example-role-id",
-                       "secret_id": "example-secret-id", "accessor": "example-accessor"},
-        "pending": None,
-    }
-    public = {"shares": 5, "threshold": 3, "cluster_id": "5d9b1c64-93a3-4c2b-a1b7-4f7f3c4f0a55", "cluster_name": "example"}
-    file, mac = keyring_file(3, slots, public, payload)
+    splits = [
+        {"name": name, "k": len(coefficients) + 1, "n": len(xs), "secret": secret.hex(),
+         "coefficients": [row.hex() for row in coefficients],
+         "shares": [{"x": x, "y": share_at(x, secret, coefficients).hex()} for x in xs]}
+        for name, secret, coefficients, xs in split_of
+    ]
+    good = splits[5]["shares"]
+
+    def refused(name, *shares):
+        return {"name": name, "k": 2, "shares": list(shares)}
+
+    # The first two and the fourth are examples of FIPS 197, sections 4.2 and 4.2.1.
+    products = [(0x57, 0x83), (0x57, 0x13), (0x53, 0xCA), (0x57, 0x02), (0x80, 0x02), (0xFF, 0xFF), (0x01, 0xA5), (0, 0xA5)]
     return {
-        "about": "a whole keyring, version 1, with what opens each of its slots",
-        "file": file,
-        "data_key": DATA_KEY.hex(),
-        "payload_key": keyring_key("payload").hex(),
-        "mac_key": keyring_key("mac").hex(),
-        "commitment": keyring_key("commitment").hex(),
-        "mac": mac,
-        "payload_context": payload_context(3),
-        "payload": payload,
-        "slots": [
-            {"name": "file", "context": slot_context("file"), "ikm": ikms["file"].hex(), "key_file": key_file()},
-            {"name": "vendor", "context": slot_context("vendor"), "ikm": kept_secret.hex(), "keeper_key": keeper_key.hex()},
-            {"name": "hook", "context": slot_context("hook"), "ikm": ikms["hook"].hex(), "output": hook.hex() + "\n"},
+        "about": "shares of a secret: GF(2^8) modulo 11b, byte by byte; any k shares of a split, in any order, give its secret",
+        "products": [{"a": f"{a:02x}", "b": f"{b:02x}", "product": f"{times(a, b):02x}"} for a, b in products],
+        "splits": splits,
+        "refused": [
+            refused("one share too few", good[0]),
+            refused("no share"),
+            refused("the same x twice", good[0], good[0]),
+            refused("the same x with another y", good[0], {**good[1], "x": good[0]["x"]}),
+            refused("the same x twice beside enough others", good[0], good[1], good[1]),
+            refused("x = 0, where the secret is", {"x": 0, "y": good[0]["y"]}, good[1]),
+            refused("x = 256", {"x": 256, "y": good[0]["y"]}, good[1]),
+            refused("shares of two lengths", good[0], {"x": 2, "y": good[1]["y"][:-2]}),
         ],
     }
+
+
+def threshold_keyring(state, coefficients, xs):
+    """A whole keyring under k of n: a slot for each x, in the order of DEVICES."""
+    slots, opens = [], []
+    for number, (x, name) in enumerate(zip(xs, DEVICES)):
+        context = state.slot_context(name, x)
+        fields, ikm, given = DEVICES[name](context, state.epoch)
+        y = share_at(x, state.data_key, coefficients)
+        commitment = hkdf(y, b"", f"unsealer-keyring/v1 share {state.label} x={x}\n".encode())
+        wrapped = wrap(ikm, context, bytes([x]) + y, *fresh(state, number))
+        slots.append({"name": name, **fields, "share": {"x": x, "commitment": b64(commitment)}, "wrapped": wrapped})
+        opens.append({"name": name, "context": context, "ikm": ikm.hex(), **given, "x": x, "y": y.hex(),
+                      "plaintext": (bytes([x]) + y).hex(), "share_commitment": commitment.hex()})
+    about = f"a whole keyring, version 1, under {state.policy}, with what opens each of its slots, and each slot's share"
+    vector = state.vector(about, state.file(slots, PUBLIC, PAYLOAD), PAYLOAD, opens)
+    return {**vector, "policy": state.policy, "k": len(coefficients) + 1, "n": len(xs),
+            "coefficients": [row.hex() for row in coefficients]}
+
+
+def keyring_2of3():
+    """What keyring.json becomes by a change of policy: another epoch, another data key."""
+    return threshold_keyring(State(4, 2, "2of3", run(0xA1)), [run(0x47)], [1, 2, 3])
+
+
+def keyring_3of4():
+    """Then with a TPM. Another writer may number its shares like this."""
+    return threshold_keyring(State(5, 3, "3of4", run(0xC3)), [run(0x1D), run(0x72)], [1, 2, 7, 255])
+
+
+# --- recovery
+
+# Made by age-keygen for this file: two that the keyring is wrapped to, and a stranger.
+IDENTITIES = [
+    "AGE-SECRET-KEY-1W834W2CMW5XP4AKD73YAD0GNFGKL234G3SC3JY708423GFFWDGES4RG98C",
+    "AGE-SECRET-KEY-1ENVEYFD0PX30EGPJ77AQ52JTZYN7WX2HCP2L6AETD960E4A3EN2QHLJCUD",
+    "AGE-SECRET-KEY-15JTLXRYRJSS5PM8RWEWV3WEVHR9RVDEEE30033FHPT7KUJ29SWWQTLRG5R",
+]
+
+
+def age(arguments, identity, given):
+    """What age makes of its input, with an identity in a file; none where it refuses."""
+    with tempfile.NamedTemporaryFile("w") as file:
+        file.write(f"{identity}\n")
+        file.flush()
+        try:
+            done = subprocess.run([*arguments, *([file.name] if identity else [])], input=given, capture_output=True)
+        except FileNotFoundError:
+            sys.exit("make_vectors: there is no age here: apt install age")
+    return done.stdout if done.returncode == 0 else None
+
+
+def recipient(identity):
+    return age(["age-keygen", "-y"], identity, b"").decode().strip()
+
+
+def sealed_to(recipients, identities, line, stored):
+    """The stored age file if it opens to the line by each identity and for nobody else, or else a fresh one."""
+    opens = all(age(["age", "-d", "-i"], one, stored) == line for one in identities)
+    if opens and stored.count(b"\n-> X25519 ") == len(recipients):
+        return stored
+    return age(["age", *(word for one in recipients for word in ("-r", one))], "", line)
+
+
+def stored_recovery(name):
+    """The age file in a vector that is there already."""
+    try:
+        body = json.loads(json.loads((FOLDER / name).read_text())["file"].splitlines()[0])
+        return base64.b64decode(body["recovery"]["age"])
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return b""
+
+
+def keyring_recovery():
+    """What keyring.json becomes when recipients are named: the next generation of the same epoch."""
+    state = State(4)
+    *identities, stranger = IDENTITIES
+    recipients = [recipient(identity) for identity in identities]
+    line = f"unsealer-recovery/v1 {state.label} key={b64(state.data_key)}\n"
+    sealed = sealed_to(recipients, identities, line.encode(), stored_recovery("keyring-recovery.json"))
+    slots, opens = any_slots(state)
+    file = state.file(slots, PUBLIC, PAYLOAD, {"recipients": recipients, "age": b64(sealed)})
+    about = "a whole keyring, version 1, with recovery recipients, the identities that open it, and one that does not"
+    return {**state.vector(about, file, PAYLOAD, opens), "recipients": recipients, "identities": identities,
+            "stranger": stranger, "recovery_line": line}
 
 
 # --- kdf-tpm
@@ -456,13 +663,14 @@ def tpm_keyring():
     payload = {"v": 1, "active": {"shares": [b64(run(share, 33)) for share in (1, 2, 3)], "threshold": 2, "created": 1767225600},
                "retired": [], "credential": None, "pending": None}
     public = {"shares": 3, "threshold": 2, "cluster_id": None, "cluster_name": None}
-    file, _ = keyring_file(1, slots, public, payload)
+    file = State(1).file(slots, public, payload)
     return {"file": file, "data_key": DATA_KEY.hex(), "shares": payload["active"]["shares"], "slots": opens}
 
 
 FILES = {
     "wrapped-secret.json": wrapped_secret, "kdf-file.json": kdf_file, "kdf-software.json": kdf_software,
-    "ikm-hook.json": ikm_hook, "keyring.json": keyring, "kdf-tpm.json": kdf_tpm,
+    "ikm-hook.json": ikm_hook, "keyring.json": keyring, "kdf-tpm.json": kdf_tpm, "shamir.json": shamir,
+    "keyring-2of3.json": keyring_2of3, "keyring-3of4.json": keyring_3of4, "keyring-recovery.json": keyring_recovery,
 }
 
 

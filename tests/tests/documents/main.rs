@@ -15,6 +15,8 @@ mod getting_started;
 mod primitives;
 mod protocol;
 mod reader;
+mod reader_recovery;
+mod reader_shares;
 mod reader_tpm;
 mod tpm_errors;
 mod using_a_tpm;
@@ -77,6 +79,15 @@ fn require_python(module: &str) {
     assert!(
         finished.status.success(),
         "run: scripts/setup-debian python3 {package}\n{finished:?}"
+    );
+}
+
+/// Fails with the command that mends it if Debian's `age` is not there.
+fn require_age() {
+    let found = Command::new("age").arg("--version").output();
+    assert!(
+        found.is_ok_and(|finished| finished.status.success()),
+        "run: scripts/setup-debian age"
     );
 }
 
