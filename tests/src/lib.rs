@@ -13,6 +13,7 @@
 )]
 
 pub mod fake_vault;
+pub mod frozen;
 pub mod http;
 pub mod known;
 pub mod memory;
