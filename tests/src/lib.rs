@@ -12,6 +12,7 @@
     reason = "a test fails by panicking"
 )]
 
+pub mod changes;
 pub mod fake_vault;
 pub mod frozen;
 pub mod http;
