@@ -4,7 +4,7 @@
 //!
 //! | | |
 //! |---|---|
-//! | `config.toml` | the configuration, with the [`Places`] left open |
+//! | `config.toml` | the configuration, with places such as `{folder}` left open |
 //! | `machine/` | the state folder and all that the slots need: key files, credentials, made-up hardware, vendors' programs |
 //! | `server.tar.gz` | the storage of the OpenBao that the keyring opens |
 //! | `tpm.state` | the software TPM, where a slot is on one |
