@@ -12,7 +12,9 @@
     reason = "a test fails by panicking"
 )]
 
+pub mod changes;
 pub mod fake_vault;
+pub mod frozen;
 pub mod http;
 pub mod known;
 pub mod memory;

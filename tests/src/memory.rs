@@ -92,6 +92,14 @@ impl Access {
         }
     }
 
+    /// At most `limit` bytes from an address on, as far as they are there.
+    pub(crate) fn some(&self, address: u64, limit: usize) -> Vec<u8> {
+        let mut bytes = vec![0; limit];
+        let read = self.memory.read_at(&mut bytes, address).unwrap_or(0);
+        bytes.truncate(read);
+        bytes
+    }
+
     /// All that is readable now. The process must stand still.
     pub(crate) fn read(&mut self) -> Memory {
         let mut maps = String::new();

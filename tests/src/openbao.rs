@@ -4,15 +4,16 @@ use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::ports::Port;
-use crate::process::{Guard, dying_with_us, listens};
+use crate::process::{Guard, dying_with_us, listens, run};
 use crate::{http, wait};
 
 /// The pinned version; `tests/requirements.txt` pins the bytes.
@@ -33,6 +34,7 @@ pub struct Options {
     storage: Storage,
     tls: Option<Tls>,
     listener_lines: String,
+    frozen: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug)]
@@ -47,11 +49,20 @@ impl From<Storage> for Options {
             storage,
             tls: None,
             listener_lines: String::new(),
+            frozen: None,
         }
     }
 }
 
 impl Options {
+    /// A server that ran before, with the storage that [`OpenBao::freeze`] packed.
+    pub fn frozen(archive: &Path) -> Self {
+        Self {
+            frozen: Some(archive.to_owned()),
+            ..Storage::Raft.into()
+        }
+    }
+
     /// Speaks TLS on its port, with this certificate (chain) and key, both PEM.
     #[must_use]
     pub fn tls(mut self, certificate_pem: &str, key_pem: &str) -> Self {
@@ -95,7 +106,7 @@ pub struct OpenBao {
 }
 
 impl OpenBao {
-    /// Starts a fresh server and waits until it listens, uninitialised.
+    /// Starts a server and waits until it listens: a fresh one is uninitialised, one that was frozen is sealed.
     pub fn start(options: impl Into<Options>) -> Self {
         let options = options.into();
         let (api, cluster) = (Port::reserve(), Port::reserve());
@@ -115,8 +126,8 @@ impl OpenBao {
         };
         assert_eq!(
             this.seal_status()["initialized"],
-            json!(false),
-            "a fresh server is not initialised"
+            json!(options.frozen.is_some()),
+            "a fresh server is not initialised, and a frozen one is"
         );
         this
     }
@@ -165,6 +176,23 @@ impl OpenBao {
     pub fn restart(&mut self) {
         self.kill_9();
         self.server = launch(self.folder.path(), self.port());
+    }
+
+    /// Ends the server and packs its storage on disk into an archive, for [`Options::frozen`].
+    pub fn freeze(mut self, archive: &Path) {
+        self.server.signal(Signal::TERM);
+        let ended = self.server.wait(Duration::from_secs(30));
+        assert!(ended.is_some(), "OpenBao does not end:\n{}", self.log());
+        let mut command = Command::new("/usr/bin/tar");
+        command.args([
+            "--create",
+            "--gzip",
+            "--owner=0",
+            "--group=0",
+            "--sort=name",
+            "--file",
+        ]);
+        tar(command.arg(archive).arg("-C").arg(self.folder.path()).arg("raft"));
     }
 
     /// Hangs the server for `time`: connections are accepted by the kernel, and nobody answers.
@@ -331,10 +359,20 @@ fn write_configuration(folder: &Path, options: &Options, api: u16, cluster: u16)
     let storage = match options.storage {
         Storage::Inmem => "storage \"inmem\" {}\n".to_owned(),
         Storage::Raft => {
-            fs::create_dir(folder.join("raft")).expect("a folder for raft");
+            match &options.frozen {
+                None => fs::create_dir(folder.join("raft")).expect("a folder for raft"),
+                Some(archive) => {
+                    let mut command = Command::new("/usr/bin/tar");
+                    command
+                        .args(["--extract", "--no-same-owner", "--file"])
+                        .arg(archive);
+                    tar(command.arg("-C").arg(folder));
+                }
+            }
+            // The storage knows its node by this name. Each cluster here has one node, so one name does for all.
             // The multiplier turns an election timeout of 5 s into one of 1 s, and changes nothing else.
             format!(
-                "storage \"raft\" {{\n  path = \"{here}/raft\"\n  node_id = \"node-{api}\"\n  \
+                "storage \"raft\" {{\n  path = \"{here}/raft\"\n  node_id = \"node\"\n  \
                  performance_multiplier = 1\n}}\n"
             )
         }
@@ -363,6 +401,11 @@ fn write_configuration(folder: &Path, options: &Options, api: u16, cluster: u16)
     )
     .expect("writing to a string");
     fs::write(configuration_file(folder), text).expect("the configuration is written");
+}
+
+fn tar(command: &mut Command) {
+    let done = run(command, b"", Duration::from_secs(30));
+    assert!(done.status.success(), "tar: {done:?}");
 }
 
 fn configuration_file(folder: &Path) -> PathBuf {

@@ -13,14 +13,15 @@ use rustix::process::{Pid, Signal, kill_process};
 pub use crate::procfs::{Process, listens, processes_below, processes_with};
 use crate::{procfs, wait};
 
-/// The workspace's own program of this name, as built beside the running test.
+/// The workspace's own program of this name, as built beside the running test or program.
 pub fn bin(name: &str) -> PathBuf {
-    let test = std::env::current_exe().expect("the path of the running test");
-    // target/PROFILE/deps/TEST-HASH
-    let folder = test
-        .ancestors()
-        .nth(2)
-        .expect("a test runs two folders below the programs");
+    let running = std::env::current_exe().expect("the path of the running test");
+    // target/PROFILE/deps/TEST-HASH, or target/PROFILE/PROGRAM
+    let folder = running.parent().expect("it lies in a folder");
+    let folder = match folder.parent() {
+        Some(above) if folder.ends_with("deps") => above,
+        _ => folder,
+    };
     let program = folder.join(name);
     assert!(
         program.is_file(),

@@ -1,5 +1,5 @@
 //! A program run under `ptrace(2)`, with all that descends from it: the exact command line and environment of each program
-//! that is started, and each one's whole memory at its end.
+//! that is started, and each one's whole memory at its end. If asked, also what they change in the file system.
 //!
 //! What is seen is what the kernel has, at the one right moment; nothing is polled. It takes no privilege: the programs
 //! are our own children, and the ways into them are opened before they make themselves undumpable.
@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,6 +20,7 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
+use crate::changes::{self, Change};
 use crate::memory::{Access, Memory};
 use crate::process::Finished;
 
@@ -30,6 +31,7 @@ pub struct Traced {
     pub finished: Finished,
     /// Each program that was started, in the order of starts; the command itself is the first.
     pub programs: Vec<Started>,
+    changes: Vec<Change>,
 }
 
 /// A program that was started.
@@ -68,9 +70,26 @@ impl Traced {
 /// Runs a command with `stdin` as its whole input, in exactly the environment that the command sets. Of the programs for
 /// which `remember` says so, by their names, the memory is kept.
 pub fn run(command: &Command, stdin: &[u8], limit: Duration, remember: fn(&str) -> bool) -> Traced {
-    // Stops are told to the thread that traces, so there is one for each run.
+    in_a_thread(|| Tracer::start(command, stdin, remember).run(Instant::now() + limit))
+}
+
+/// Runs a command likewise, with nothing on its standard input, and notes what it and all that descends from it changes
+/// below a folder, or tries to.
+pub fn run_watched(command: &Command, limit: Duration, folder: &Path) -> (Finished, Vec<Change>) {
+    let traced = in_a_thread(|| {
+        let mut tracer = Tracer::start(command, b"", |_| false);
+        tracer.watches = true;
+        tracer.run(Instant::now() + limit)
+    });
+    let mut changes = traced.changes;
+    changes.retain(|change| change.is_below(folder));
+    (traced.finished, changes)
+}
+
+/// Stops are told to the thread that traces, so there is one for each run.
+fn in_a_thread(run: impl FnOnce() -> Traced + Send) -> Traced {
     thread::scope(|scope| {
-        let tracer = scope.spawn(|| Tracer::start(command, stdin, remember).run(Instant::now() + limit));
+        let tracer = scope.spawn(run);
         tracer
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
@@ -83,6 +102,7 @@ const FOLLOW: Options = Options::PTRACE_O_TRACECLONE
     .union(Options::PTRACE_O_TRACEVFORK)
     .union(Options::PTRACE_O_TRACEEXEC)
     .union(Options::PTRACE_O_TRACEEXIT)
+    .union(Options::PTRACE_O_TRACESYSGOOD)
     .union(Options::PTRACE_O_EXITKILL);
 
 /// Waits for its standard input to give a line, and then becomes the program in its arguments.
@@ -96,6 +116,9 @@ struct Tracer {
     programs: Vec<Started>,
     /// The program that each process runs, and the way into its memory.
     running: HashMap<Pid, (usize, Access)>,
+    /// Whether it stops at each system call too, and what was seen there.
+    watches: bool,
+    changes: Vec<Change>,
 }
 
 impl Tracer {
@@ -128,6 +151,8 @@ impl Tracer {
             remember,
             programs: Vec::new(),
             running: HashMap::new(),
+            watches: false,
+            changes: Vec::new(),
         }
     }
 
@@ -146,15 +171,20 @@ impl Tracer {
                 }
                 WaitStatus::PtraceEvent(pid, _, libc::PTRACE_EVENT_EXEC) => {
                     self.started(pid);
-                    go_on(pid, None);
+                    self.go_on(pid, None);
                 }
                 WaitStatus::PtraceEvent(pid, _, libc::PTRACE_EVENT_EXIT) => {
                     self.ending(pid);
                     // Let go of, it ends as if nobody had looked: its parent could otherwise not wait for it yet.
                     forgive_gone(ptrace::detach(pid, None));
                 }
-                WaitStatus::PtraceEvent(pid, ..) => go_on(pid, None),
-                WaitStatus::Stopped(pid, signal) => go_on(pid, Some(signal)),
+                WaitStatus::PtraceSyscall(pid) => {
+                    let changes = changes::at_stop(pid, || self.access(pid));
+                    self.changes.extend(changes);
+                    self.go_on(pid, None);
+                }
+                WaitStatus::PtraceEvent(pid, ..) => self.go_on(pid, None),
+                WaitStatus::Stopped(pid, signal) => self.go_on(pid, Some(signal)),
                 WaitStatus::Exited(pid, code) if pid == self.pid() => {
                     ended = Some(ExitStatus::from_raw(code << 8));
                 }
@@ -168,11 +198,29 @@ impl Tracer {
         Traced {
             finished,
             programs: self.programs,
+            changes: self.changes,
         }
     }
 
     fn pid(&self) -> Pid {
         pid(&self.root)
+    }
+
+    fn go_on(&self, pid: Pid, signal: Option<Signal>) {
+        let to_its_next_stop = if self.watches {
+            ptrace::syscall
+        } else {
+            ptrace::cont
+        };
+        forgive_gone(to_its_next_stop(pid, signal));
+    }
+
+    /// The way into the memory of a thread, which is that of its process.
+    fn access(&self, thread: Pid) -> Option<&Access> {
+        let status = fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
+        let process = status.lines().find_map(|line| line.strip_prefix("Tgid:"))?;
+        let process = Pid::from_raw(process.trim().parse().ok()?);
+        self.running.get(&process).map(|(_, access)| access)
     }
 
     fn said(&self, status: ExitStatus) -> Finished {
@@ -221,10 +269,6 @@ impl Tracer {
 
 fn pid(child: &Child) -> Pid {
     Pid::from_raw(i32::try_from(child.id()).unwrap())
-}
-
-fn go_on(pid: Pid, signal: Option<Signal>) {
-    forgive_gone(ptrace::cont(pid, signal));
 }
 
 /// What stands still for us may be killed by somebody else all the same.

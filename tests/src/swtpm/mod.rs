@@ -4,6 +4,7 @@ pub mod bus;
 pub mod recorder;
 pub mod signing;
 
+use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -16,6 +17,9 @@ use recorder::{Exchange, Recorder};
 
 /// How long a TPM may take to come up on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The file in which swtpm keeps what a TPM keeps without power.
+const STATE: &str = "tpm2-00.permall";
 
 /// A TPM that ends with the test.
 pub struct Swtpm {
@@ -38,6 +42,21 @@ impl Swtpm {
         };
         tpm.start();
         tpm
+    }
+
+    /// A TPM with a past: on a copy of the state that [`Swtpm::freeze`] gave.
+    pub fn frozen(file: &Path) -> Self {
+        let mut tpm = Self::new();
+        tpm.cut();
+        fs::copy(file, tpm.state.path().join(STATE)).unwrap();
+        tpm.start();
+        tpm
+    }
+
+    /// Shuts it down in order and copies its state into a file.
+    pub fn freeze(mut self, file: &Path) {
+        self.shut_down();
+        fs::copy(self.state.path().join(STATE), file).unwrap();
     }
 
     /// The way to it, for the setting `tcti` and for tpm2-tools: through the recorder.
@@ -96,9 +115,14 @@ impl Swtpm {
 
     /// Shuts it down in order and starts it again.
     pub fn reboot(&mut self) {
+        self.shut_down();
+        self.start();
+    }
+
+    fn shut_down(&mut self) {
         let answer = self.raw("80010000000c000001450000");
         assert_eq!(response_code(&answer), 0, "TPM2_Shutdown(CLEAR)");
-        self.power_cut();
+        self.cut();
     }
 
     /// A command in hex, unrecorded; gives the answer.
