@@ -40,7 +40,7 @@ fn without_nodes(mut site: Site) -> Site {
 fn mistakes_in_the_configuration_are_told_where_they_are() {
     const CASES: &[&str] = &[
         "kerying = \"/var/lib/keyring.json\"",
-        "policy = \"2of3\"",
+        "policy = \"1of3\"",
         "quite-unknown = 1",
         "recovery = [\"age1…\"]",
         "keyring = 5",
@@ -368,7 +368,7 @@ fn a_command_line_that_makes_no_sense_is_64() {
         &["status", "--unknown"],
         &["status", "extra"],
         &["slot"],
-        &["slot", "prune"],
+        &["slot", "prune", "--list", "--device-gone"],
         &["init", "--resume", "--abandon"],
         &["--output", "xml", "status"],
         &["--output", "json", "unsael"],
