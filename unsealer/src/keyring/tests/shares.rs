@@ -109,6 +109,7 @@ fn a_body_has_the_shares_that_its_policy_wants() {
 /// Invariant 4: slots exchanged between positions, keyrings, epochs and policies do not open, whatever MAC there is.
 #[test]
 fn slots_exchanged_do_not_open() {
+    type Exchange<'a> = &'a dyn Fn(&mut Slot, &mut Slot);
     let (mut keyring, keys) = two_of_three();
     let written = keyring.seal().unwrap();
     let body = written.body.clone();
@@ -140,7 +141,6 @@ fn slots_exchanged_do_not_open() {
         };
         exchange(one, two);
     };
-    type Exchange<'a> = &'a dyn Fn(&mut Slot, &mut Slot);
     let exchanges: [Exchange<'_>; 4] = [
         &|one, two| std::mem::swap(&mut one.wrapped, &mut two.wrapped),
         &|one, two| std::mem::swap(&mut one.share, &mut two.share),
@@ -175,11 +175,11 @@ fn slots_exchanged_do_not_open() {
     next.body.slots = made(&next);
     let next_body = next.seal().unwrap().body;
     open(&resealed(&next, &next_body), &keys).unwrap();
-    for number in 0..3 {
+    for (number, slot) in older.iter().enumerate() {
         let mut mixed = next_body.clone();
-        mixed.slots[number] = older[number].clone();
+        mixed.slots[number] = slot.clone();
         let bytes = resealed(&next, &mixed);
-        let (code, what) = failure(&bytes, &older[number].name, &keys);
+        let (code, what) = failure(&bytes, &slot.name, &keys);
         assert_eq!(code, Some(Code::WrongDevice), "{what}");
         // The other two are enough.
         open(&bytes, &keys).unwrap();
