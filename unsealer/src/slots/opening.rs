@@ -1,16 +1,24 @@
 //! Slots opened: one, or all side by side until enough have.
 //!
-//! The slots that need nobody run at once. Those for which somebody has to type something come after them, one by one, and
-//! only if the others were not enough. Whoever is not needed any more is called off.
+//! As many as are needed are begun at once, the quickest first, and the others a moment after them: programs that run side by
+//! side take the processors from each other, and those that are not needed would take them from those that are. Slots for
+//! which somebody has to type something come last, one by one, and only if the others were not enough. Whoever is not needed
+//! any more is called off.
 
-use std::sync::mpsc::{self, Sender};
+use std::num::NonZero;
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
+use std::time::Duration;
 
 use kdf_api::host::{Cancel, Device, hook_key};
 use kdf_api::{Advice, Advised, Code, Key, Use};
 
 use super::{Backing, Result, Slots, held, mismatch};
-use crate::keyring::{Body, Keyhole, Kind, Part};
+use crate::keyring::{Body, Keyhole, Kind, Part, Slot};
+
+/// How long those that are begun first have a processor to themselves: longer than it takes to read a key from a file, and
+/// less than the 5 ms that opening a keyring may take beyond its slowest needed slot, should they hang.
+const HEAD_START: Duration = Duration::from_millis(4);
 
 /// A slot that opened.
 #[derive(Debug)]
@@ -61,7 +69,7 @@ impl Slots<'_> {
             .iter()
             .partition(|slot| self.needs_a_person(&slot.name));
         let mut attempt = Attempt::default();
-        self.side_by_side(body, &unattended, needed, &mut attempt);
+        self.side_by_side(body, unattended, needed, &mut attempt);
         for (index, slot) in attended.iter().enumerate() {
             let left = attended.len() - index;
             let missing = needed.saturating_sub(attempt.opened.len());
@@ -87,13 +95,7 @@ impl Slots<'_> {
         attempt
     }
 
-    fn side_by_side(
-        &self,
-        body: &Body,
-        slots: &[&crate::keyring::Slot],
-        needed: usize,
-        attempt: &mut Attempt,
-    ) {
+    fn side_by_side(&self, body: &Body, mut slots: Vec<&Slot>, needed: usize, attempt: &mut Attempt) {
         let cancel = match Cancel::new() {
             Ok(cancel) => cancel,
             Err(error) => {
@@ -102,31 +104,59 @@ impl Slots<'_> {
                 return;
             }
         };
+        slots.sort_by_key(|slot| rank(slot));
         let (results, outcomes) = mpsc::channel();
-        let mut running = Vec::new();
-        for slot in slots {
-            let begun = self
-                .backing(&slot.name, Some(&cancel))
-                .and_then(|backing| Ok((backing, body.keyhole(slot)?)))
-                .and_then(|(backing, hole)| self.begin(backing, hole, results.clone()));
-            match begun {
-                Ok(()) => running.push(slot.name.clone()),
-                Err(error) => attempt
-                    .failed
-                    .push((slot.name.clone(), self.with_source(&slot.name, error))),
-            }
-        }
+        // With the last of them begun, only calls under way can still have a result.
+        let with_results = |slot| (slot, results.clone());
+        let mut waiting: Vec<(&Slot, _)> = slots.into_iter().map(with_results).collect();
         drop(results);
-        while attempt.opened.len() < needed
-            && let Ok((name, outcome)) = outcomes.recv()
-        {
-            running.retain(|other| *other != name);
-            match outcome {
-                Ok(opened) => attempt.opened.push(opening(&name, opened)),
-                Err(error) => {
-                    let error = self.with_source(&name, error);
-                    attempt.failed.push((name, error));
+        let processors = thread::available_parallelism().map_or(1, NonZero::get);
+        let turns = u32::try_from(needed.div_ceil(processors)).unwrap_or(u32::MAX);
+        let head_start = HEAD_START.saturating_mul(turns);
+        let mut running = Vec::new();
+        let mut wanted = needed;
+        while attempt.opened.len() < needed {
+            let more = wanted.saturating_sub(running.len()).min(waiting.len());
+            // Of those that are begun together the slowest goes first: the others wait for it.
+            for (slot, results) in waiting.drain(..more).rev() {
+                let begun = self
+                    .backing(&slot.name, Some(&cancel))
+                    .and_then(|backing| Ok((backing, body.keyhole(slot)?)))
+                    .and_then(|(backing, hole)| self.begin(backing, hole, results));
+                match begun {
+                    Ok(()) => running.push(slot.name.clone()),
+                    Err(error) => attempt
+                        .failed
+                        .push((slot.name.clone(), self.with_source(&slot.name, error))),
                 }
+            }
+            if more > 0 && running.len() < wanted {
+                continue;
+            }
+            if running.is_empty() {
+                break;
+            }
+            let outcome = if waiting.is_empty() {
+                outcomes.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            } else {
+                outcomes.recv_timeout(head_start)
+            };
+            match outcome {
+                Ok((name, outcome)) => {
+                    running.retain(|other| *other != name);
+                    match outcome {
+                        Ok(opened) => {
+                            attempt.opened.push(opening(&name, opened));
+                            wanted = wanted.saturating_sub(1);
+                        }
+                        Err(error) => {
+                            let error = self.with_source(&name, error);
+                            attempt.failed.push((name, error));
+                        }
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => wanted = running.len() + waiting.len(),
+                Err(RecvTimeoutError::Disconnected) => break,
             }
         }
         cancel.cancel();
@@ -137,7 +167,8 @@ impl Slots<'_> {
                 .failed
                 .extend(running.into_iter().map(|name| (name, ended.clone())));
         } else {
-            attempt.not_needed.extend(running);
+            let rest = waiting.into_iter().map(|(slot, _)| slot.name.clone());
+            attempt.not_needed.extend(running.into_iter().chain(rest));
         }
     }
 
@@ -211,6 +242,18 @@ impl Backing {
             (Self::Kdf { .. }, Kind::Hook) => Err(mismatch("was made by an IKM hook")),
             (Self::Hook(_), Kind::Derive | Kind::Keep) => Err(mismatch("was not made by an IKM hook")),
         }
+    }
+}
+
+/// The slots of a lower rank are begun before those of a higher one. It goes by what the programs called themselves when
+/// they were enrolled, as [`strength`](crate::strength) does: a wrong rank costs a moment. A file is read at once, a TPM
+/// takes its own time and not the processor's, and a fingerprint is behind Argon2id.
+fn rank(slot: &Slot) -> u8 {
+    match slot.program.name.as_str() {
+        "kdf-file" => 0,
+        "kdf-tpm" => 1,
+        "kdf-software" => 3,
+        _ => 2,
     }
 }
 
