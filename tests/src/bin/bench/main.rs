@@ -2,12 +2,13 @@
 //!
 //! Times are judged against the floor of this machine in the same run, the bare spawn of an empty program: every round
 //! measures each thing once, and what counts is the median of the differences to the floor of the same round. With a TPM the
-//! floor is a minimal program, and what counts are the ratios of medians. The exit status is 1 if a budget is exceeded, and
-//! the last line says which.
+//! floor is a minimal program, and what counts are the ratios of medians. Opening a keyring is held against the slowest slot
+//! that it needs. The exit status is 1 if a budget is exceeded, and the last line says which.
 #![forbid(unsafe_code)]
 
 mod floor;
 mod invocation;
+mod opening;
 mod report;
 mod rivals;
 mod rounds;
@@ -25,6 +26,7 @@ use std::time::Duration;
 use zeroizing_alloc::ZeroAlloc;
 
 use invocation::Stage;
+use opening::Openings;
 use report::Report;
 use rounds::Times;
 use tpm::Contest;
@@ -80,8 +82,10 @@ fn bench() -> Result<Report> {
     let tpm = Swtpm::new();
     let host = Host::new(&programs.kdf_tpm)?;
     let mut contest = Contest::new(&tpm, &host, &built("minimal-tpm")?)?;
+    let openings = Openings::new()?;
     let mut attempt = || {
         let mut report = measure(&programs, &stage)?;
+        openings.measure(&mut report)?;
         contest.measure(&programs.empty, &mut report)?;
         Result::Ok(report)
     };

@@ -21,6 +21,7 @@ pub(crate) struct Report {
     sizes: String,
     times: String,
     openings: String,
+    keyrings: String,
     ratios: String,
     noise: i64,
     exceeded: Vec<String>,
@@ -60,6 +61,33 @@ impl Report {
         let line = format!("{what:<48}{times}{commands:>10}{most:>8}  {verdict}");
         self.openings.push_str(line.trim_end());
         self.openings.push('\n');
+    }
+
+    /// What a slot of a keyring took, alone.
+    pub(crate) fn slot(&mut self, name: &str, took: Spread) {
+        let times = [took.median, took.p95]
+            .map(|time| format!("{:>9}", milliseconds(time)))
+            .concat();
+        self.keyrings
+            .push_str(&format_line(&format!("slot {name} alone"), &times));
+    }
+
+    /// What opening a keyring took, also beyond the slowest slot that it needs, and its budget for that if it has one.
+    pub(crate) fn keyring(
+        &mut self,
+        what: &str,
+        Times { itself, over_floor }: Times,
+        budget: Option<Duration>,
+    ) {
+        let what = format!("a keyring with 8 slots, {what}");
+        let budget = budget.map(microseconds);
+        let verdict = budget.map_or("", |budget| self.judge(&what, over_floor.median > budget));
+        let columns = [itself.median, itself.p95, over_floor.median]
+            .map(|time| format!("{:>9}", milliseconds(time)))
+            .concat();
+        let budget = budget.map(milliseconds).unwrap_or_default();
+        self.keyrings
+            .push_str(&format_line(&what, &format!("{columns}{budget:>9}  {verdict}")));
     }
 
     /// How many times as long one took as another, and how many times as long it may or must take.
@@ -125,6 +153,12 @@ impl fmt::Display for Report {
         writeln!(f, "{}", self.openings)?;
         writeln!(
             f,
+            "{:<58}{:>9}{:>9}{:>9}{:>9}",
+            "opening, in ms", "median", "p95", "beyond", "budget"
+        )?;
+        writeln!(f, "{}", self.keyrings)?;
+        writeln!(
+            f,
             "{:<68}{:>7}{:>10}",
             "times as long, by the median", "ratio", "budget"
         )?;
@@ -142,6 +176,10 @@ impl fmt::Display for Report {
             writeln!(f, "All within budget.")
         }
     }
+}
+
+fn format_line(what: &str, columns: &str) -> String {
+    format!("{what:<58}{}\n", columns.trim_end())
 }
 
 fn milliseconds(microseconds: i64) -> String {
@@ -208,6 +246,18 @@ mod tests {
                 .ends_with("\nOver budget: talkative: TPM commands\n"),
             "{report}"
         );
+    }
+
+    #[test]
+    fn an_opening_is_judged_by_the_median_over_its_slot() {
+        let budget = Some(Duration::from_millis(5));
+        let mut report = Report::default();
+        report.keyring("quick", over_floor(5000), budget);
+        report.keyring("for information", over_floor(1_000_000), None);
+        assert!(!report.is_exceeded(), "{report}");
+        report.keyring("slow", over_floor(5001), budget);
+        let ends = "\nOver budget: a keyring with 8 slots, slow\n";
+        assert!(report.to_string().ends_with(ends), "{report}");
     }
 
     #[test]
