@@ -131,7 +131,7 @@ pub fn file_key(path: &Path) -> Secret {
 }
 
 /// What the slot's program gives.
-fn slot_ikm(site: &Site, locked: &Locked, slot: &Slot, context: &Context) -> Key {
+pub fn slot_ikm(site: &Site, locked: &Locked, slot: &Slot, context: &Context) -> Key {
     match slot.kind {
         Kind::Derive => opened::slot_key(site, locked, &slot.name),
         Kind::Hook => {
