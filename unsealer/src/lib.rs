@@ -11,6 +11,7 @@
 //! | [`commands`] | one command a file |
 //! | [`config`], [`places`], [`credentials`] | what runs, where things are, where secrets come from |
 //! | [`keyring`] | the file format |
+//! | [`key_shares`] | key shares as others write them |
 //! | [`state`] | what is remembered between runs, and how it is written |
 //! | [`open`] | opening and saving the keyring in the one right order |
 //! | [`slots`] | from a slot to its program to the data key |
@@ -27,6 +28,7 @@ pub mod credentials;
 pub mod error;
 pub mod exit;
 pub mod fault;
+pub mod key_shares;
 pub mod keyring;
 pub mod open;
 pub mod places;

@@ -8,6 +8,7 @@ mod body;
 mod file;
 mod keys;
 mod payload;
+pub(crate) mod shares;
 
 use std::fmt;
 
@@ -16,11 +17,12 @@ use kdf_api::wrap::MAX_PAYLOAD;
 use kdf_api::{Context, Key, Secret, Wrapped};
 use uuid::Uuid;
 
-pub(crate) use body::is_slot_name;
 pub use body::{Body, Kind, ProgramHint, Public, Slot};
+pub(crate) use body::is_slot_name;
 pub use file::MAX_FILE;
 pub use keys::DataKey;
-pub use payload::{Active, Payload, Pending, Retired, RotationCredential};
+pub use payload::{Payload, Pending, RotationCredential};
+pub use shares::{Active, Retired};
 
 /// Why a keyring was refused. Never holds a secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
