@@ -9,6 +9,7 @@ use kdf_api::trusted_path::quoted;
 
 use crate::exit::Exit;
 use crate::keyring::Fault;
+use crate::recovery;
 use crate::state::seen;
 use crate::told;
 use crate::vault;
@@ -100,6 +101,14 @@ pub enum Error {
         /// Each slot and what became of it.
         outcomes: Vec<(String, kdf_api::Error)>,
     },
+    /// Recovery, or a file of it, was refused.
+    #[error("{place}: {fault}")]
+    Recovery {
+        /// The file, or what else it is about.
+        place: String,
+        /// Why.
+        fault: recovery::Fault,
+    },
     /// A slot failed.
     #[error("slot {slot}: {error}")]
     Slot {
@@ -158,7 +167,11 @@ impl Error {
         match self {
             Self::Ambiguous { .. } | Self::ChangedOutside { .. } => Exit::Ambiguous,
             Self::Locked { .. } => Exit::Locked,
-            Self::NeedsPerson { .. } => Exit::NeedsPerson,
+            Self::NeedsPerson { .. }
+            | Self::Recovery {
+                fault: recovery::Fault::Unconfirmed,
+                ..
+            } => Exit::NeedsPerson,
             Self::Kdf(error) | Self::Slot { error, .. } if needs_person(error.code) => Exit::NeedsPerson,
             Self::NoSlotOpens { outcomes, .. }
                 if outcomes.iter().any(|(_, error)| needs_person(error.code)) =>
@@ -201,6 +214,7 @@ impl Error {
                 io::ErrorKind::ReadOnlyFilesystem => Some("mount it writable for this command".to_owned()),
                 _ => None,
             },
+            Self::Recovery { fault, .. } => fault.hint().map(str::to_owned),
             Self::Kdf(error) | Self::Slot { error, .. } => error.hint.clone(),
             Self::Keyring { fault: Fault::Version(_), .. } => Some("use the release that wrote it".to_owned()),
             Self::Keyring { path, .. } => {

@@ -11,6 +11,7 @@
 //! | [`commands`] | one command a file |
 //! | [`config`], [`places`], [`credentials`] | what runs, where things are, where secrets come from |
 //! | [`keyring`] | the file format |
+//! | [`recovery`] | the way back without slots |
 //! | [`key_shares`] | key shares as others write them |
 //! | [`state`] | what is remembered between runs, and how it is written |
 //! | [`open`] | opening and saving the keyring in the one right order |
@@ -32,6 +33,7 @@ pub mod key_shares;
 pub mod keyring;
 pub mod open;
 pub mod places;
+pub mod recovery;
 pub mod report;
 pub mod slots;
 pub mod state;

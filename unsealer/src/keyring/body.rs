@@ -17,7 +17,7 @@ const LIMITS: Limits = Limits {
     depth: 32,
 };
 /// The longest id or name of a cluster, in bytes. Servers make ids of 36 and names of 22.
-const MAX_CLUSTER: usize = 128;
+pub(crate) const MAX_CLUSTER: usize = 128;
 /// More roots of trust than anybody has for one keyring.
 const MAX_SLOTS: usize = 32;
 

@@ -18,7 +18,7 @@ use kdf_api::{Context, Key, Secret, Wrapped};
 use uuid::Uuid;
 
 pub use body::{Body, Kind, ProgramHint, Public, Slot};
-pub(crate) use body::is_slot_name;
+pub(crate) use body::{MAX_CLUSTER, is_slot_name};
 pub use file::MAX_FILE;
 pub use keys::DataKey;
 pub use payload::{Payload, Pending, RotationCredential};
