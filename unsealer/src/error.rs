@@ -8,6 +8,7 @@ use kdf_api::Code;
 use kdf_api::trusted_path::quoted;
 
 use crate::exit::Exit;
+use crate::import;
 use crate::keyring::Fault;
 use crate::recovery;
 use crate::state::seen;
@@ -100,6 +101,14 @@ pub enum Error {
         path: PathBuf,
         /// Each slot and what became of it.
         outcomes: Vec<(String, kdf_api::Error)>,
+    },
+    /// Key shares from elsewhere were refused.
+    #[error("{place}: {fault}")]
+    Import {
+        /// The file, or what else gave them.
+        place: String,
+        /// Why.
+        fault: import::Fault,
     },
     /// Recovery, or a file of it, was refused.
     #[error("{place}: {fault}")]
@@ -214,6 +223,7 @@ impl Error {
                 io::ErrorKind::ReadOnlyFilesystem => Some("mount it writable for this command".to_owned()),
                 _ => None,
             },
+            Self::Import { fault, .. } => fault.hint().map(str::to_owned),
             Self::Recovery { fault, .. } => fault.hint().map(str::to_owned),
             Self::Kdf(error) | Self::Slot { error, .. } => error.hint.clone(),
             Self::Keyring { fault: Fault::Version(_), .. } => Some("use the release that wrote it".to_owned()),

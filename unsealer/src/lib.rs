@@ -12,7 +12,7 @@
 //! | [`config`], [`places`], [`credentials`] | what runs, where things are, where secrets come from |
 //! | [`keyring`] | the file format |
 //! | [`recovery`] | the way back without slots |
-//! | [`key_shares`] | key shares as others write them |
+//! | [`import`], [`key_shares`] | key shares as others write them |
 //! | [`state`] | what is remembered between runs, and how it is written |
 //! | [`open`] | opening and saving the keyring in the one right order |
 //! | [`slots`] | from a slot to its program to the data key |
@@ -29,6 +29,7 @@ pub mod credentials;
 pub mod error;
 pub mod exit;
 pub mod fault;
+pub mod import;
 pub mod key_shares;
 pub mod keyring;
 pub mod open;
