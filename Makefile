@@ -11,7 +11,7 @@ DENY := .cache/tools/bin/cargo-deny
 
 # What the build needs, and what the tests need beside it.
 BUILD_PACKAGES := gcc libc6-dev libtss2-dev pkg-config
-TEST_PACKAGES := openssl python3 python3-argon2 python3-cryptography python3-pip swtpm tpm2-tools util-linux
+TEST_PACKAGES := age openssl python3 python3-argon2 python3-cryptography python3-pip swtpm tpm2-tools util-linux
 # What the benchmark compares with.
 BENCH_PACKAGES := clevis clevis-tpm2 systemd
 
