@@ -12,6 +12,7 @@
 //! journal names and that no slot owns is material to be retired. Either the keyring is the old one, and this concerns
 //! what was to come; or it is the new one, and it concerns what was to go.
 
+pub(crate) mod kit;
 mod plan;
 mod prove;
 mod prune;
@@ -238,6 +239,12 @@ impl<'a> Changer<'a> {
             slots.push(slot);
         }
         keyring.body.slots = slots;
+        if let Some(recipients) = &plan.recovery {
+            keyring.recover_by(recipients).map_err(|fault| Error::Recovery {
+                place: "recovery".to_owned(),
+                fault,
+            })?;
+        }
         Ok((keyring, names.into_iter().map(str::to_owned).collect()))
     }
 
@@ -305,6 +312,7 @@ impl<'a> Changer<'a> {
         if plan.data_key == DataKeys::Next {
             // Its slots still give the old data key.
             durable::remove(&self.state.previous_keyring())?;
+            kit::refresh(&self.state, &keyring)?;
         }
         let (mut destroyed, mut left) = (Vec::new(), Vec::new());
         for slot in plan.material_gone() {

@@ -3,6 +3,7 @@
 use crate::config::Config;
 use crate::error::Error;
 use crate::keyring::{Body, Kind, Policy, Slot};
+use crate::recovery::Recipients;
 
 /// What somebody asks for. The default asks for nothing but a new data key.
 #[derive(Clone, Debug, Default)]
@@ -21,6 +22,8 @@ pub struct Wanted {
     pub device_gone: bool,
     /// Whether the keyring may end with no spare slot and no recovery.
     pub force: bool,
+    /// Whether the keyring may end without the recovery that it has.
+    pub no_recovery: bool,
 }
 
 /// Whether the data key changes.
@@ -56,6 +59,9 @@ pub struct Plan {
     pub policy: Policy,
     /// Whether the data key changes.
     pub data_key: DataKeys,
+    /// Who shall recover the changed keyring, where that is written anew: with a data key that it has not yet been for. Only
+    /// whom the configuration names, whatever the keyring says.
+    pub recovery: Option<Recipients>,
     /// Whether nothing is to be retired on the devices of what goes.
     pub device_gone: bool,
 }
@@ -159,6 +165,23 @@ impl Plan {
         let seats: Vec<_> = stays
             .chain(wanted.add.iter().cloned().map(Planned::New))
             .collect();
+        let recovery = match data_key {
+            DataKeys::Same => None,
+            DataKeys::Next => Some(config.recovery.clone()),
+        };
+        if let (Some(to), Some(_), false) = (&recovery, &body.recovery, wanted.no_recovery)
+            && to.is_empty()
+        {
+            return Err(refused(
+                op,
+                "the keyring has recovery recipients, and the configuration names none: a new data key would be lost with \
+                 the slots"
+                    .to_owned(),
+                "name them, as in recovery = [\"age1…\"] (`unsealer keyring show` has those that stand in it), or give \
+                 --no-recovery"
+                    .to_owned(),
+            ));
+        }
         let leaves = |slot: &&Slot| wanted.remove.contains(&slot.name) || wanted.rotate.contains(&slot.name);
         Ok(Self {
             op,
@@ -166,6 +189,7 @@ impl Plan {
             seats,
             policy,
             data_key,
+            recovery,
             device_gone: wanted.device_gone,
         })
     }
@@ -175,14 +199,23 @@ impl Plan {
         self.gone.iter().filter(|slot| slot.kind != Kind::Hook)
     }
 
+    /// Whether a recovery identity opens the changed keyring.
+    pub fn has_recovery(&self, body: &Body) -> bool {
+        match &self.recovery {
+            Some(recipients) => !recipients.is_empty(),
+            None => body.recovery.is_some(),
+        }
+    }
+
     /// A plan for a keyring of which nothing stands yet.
-    pub fn fresh(op: &'static str, names: &[String], policy: Policy) -> Self {
+    pub fn fresh(op: &'static str, names: &[String], policy: Policy, recovery: Recipients) -> Self {
         Self {
             op,
             seats: names.iter().cloned().map(Planned::New).collect(),
             gone: Vec::new(),
             policy,
             data_key: DataKeys::Same,
+            recovery: Some(recovery),
             device_gone: false,
         }
     }

@@ -46,7 +46,7 @@ fn check_spare(op: &str, body: &Body, plan: &Plan, force: bool) -> Result<(), Er
     let spare = |slots: usize, needed: usize| slots.saturating_sub(needed);
     let before = spare(body.slots.len(), body.policy.needed());
     let after = spare(plan.seats.len(), plan.policy.needed());
-    if force || after > 0 || before == 0 || body.has_recovery() {
+    if force || after > 0 || before == 0 || plan.has_recovery(body) {
         return Ok(());
     }
     Err(Error::Config {
