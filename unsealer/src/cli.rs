@@ -6,7 +6,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::app::{App, NodeOverride};
-use crate::commands::{init, kdf, keyring, slot, status, unseal};
+use crate::commands::{adopt, destroy, init, kdf, keyring, recover, slot, status, unseal};
 use crate::config::{Config, DEFAULT_PATH};
 use crate::credentials::Asking;
 use crate::error::Error;
@@ -54,6 +54,12 @@ enum Command {
     Init(init::Arguments),
     /// Open every sealed node once.
     Unseal,
+    /// Take over a server that runs already: its key shares go into a new keyring.
+    Adopt(adopt::Arguments),
+    /// Open the keyring with a recovery identity, drop the slots that are dead, and enrol this machine.
+    Recover(recover::Arguments),
+    /// Destroy the keyring: retire all that its slots have on devices, remove its files.
+    Destroy(destroy::Arguments),
     /// How the servers are, and what is known of the keyring. Opens nothing.
     Status,
     /// The slots of the keyring.
@@ -128,6 +134,9 @@ fn execute(command_line: CommandLine) -> Result<Report, Error> {
     match command {
         Command::Init(arguments) => init::run(&app, &arguments),
         Command::Unseal => unseal::run(&app),
+        Command::Adopt(arguments) => adopt::run(&app, &arguments),
+        Command::Recover(arguments) => recover::run(&app, &arguments),
+        Command::Destroy(arguments) => destroy::run(&app, &arguments),
         Command::Status => status::run(&app),
         Command::Slot(command) => slot::run(&app, &command),
         Command::Keyring(command) => keyring::run(&app, &command),

@@ -170,6 +170,22 @@ impl From<Share> for Imported {
     }
 }
 
+/// Shares that a person typed.
+impl From<Vec<Secret>> for Imported {
+    fn from(shares: Vec<Secret>) -> Self {
+        Self {
+            shares,
+            threshold: None,
+            created: None,
+            retired: Vec::new(),
+            has_root_token: false,
+            keyring: None,
+            cluster_id: None,
+            cluster_name: None,
+        }
+    }
+}
+
 /// The shares of two lists that say the same, if there is any. Tools write a list that they have nothing for as an empty one.
 fn shares(base64: Option<Vec<FromBase64>>, hex: Option<Vec<&str>>) -> Result<Option<Vec<Secret>>, Fault> {
     let base64 = base64.filter(|list| !list.is_empty());

@@ -371,8 +371,13 @@ impl<'a> Changer<'a> {
         Ok(first_failure)
     }
 
+    /// Makes the kit of the state folder anew, if there is one: the key shares are others.
+    pub fn refresh_kit(&self, keyring: &Keyring) -> Result<(), Error> {
+        kit::refresh(&self.state, keyring)
+    }
+
     /// A point at which tests stop the process.
-    fn point(&self, name: &str) -> Result<(), Error> {
+    pub(crate) fn point(&self, name: &str) -> Result<(), Error> {
         fault::point(name).map_err(|error| Error::file("pass the test point in", self.state.path(), error))
     }
 }

@@ -20,10 +20,8 @@ pub struct Wanted {
     pub keep_data_key: bool,
     /// Whether the devices of what goes are gone, so that nothing is to be retired on them.
     pub device_gone: bool,
-    /// Whether the keyring may end with no spare slot and no recovery.
+    /// Whether the keyring may end without the recovery that it has, or with neither a slot to spare nor recovery.
     pub force: bool,
-    /// Whether the keyring may end without the recovery that it has.
-    pub no_recovery: bool,
 }
 
 /// Whether the data key changes.
@@ -169,7 +167,7 @@ impl Plan {
             DataKeys::Same => None,
             DataKeys::Next => Some(config.recovery.clone()),
         };
-        if let (Some(to), Some(_), false) = (&recovery, &body.recovery, wanted.no_recovery)
+        if let (Some(to), Some(_), false) = (&recovery, &body.recovery, wanted.force)
             && to.is_empty()
         {
             return Err(refused(
@@ -178,7 +176,7 @@ impl Plan {
                  the slots"
                     .to_owned(),
                 "name them, as in recovery = [\"age1…\"] (`unsealer keyring show` has those that stand in it), or give \
-                 --no-recovery"
+                 --force"
                     .to_owned(),
             ));
         }

@@ -20,7 +20,7 @@ enum Fate {
 impl Changer<'_> {
     /// Finishes a change that was stopped once its keyring was in its place, or takes it back. The keyring is open, so what
     /// it says of its slots is to be believed.
-    pub(super) fn settle(&self, keyring: &Keyring) -> Result<(), Error> {
+    pub(crate) fn settle(&self, keyring: &Keyring) -> Result<(), Error> {
         let Some(mut operation) = self.journal.unfinished()? else {
             return Ok(());
         };

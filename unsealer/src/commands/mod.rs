@@ -1,10 +1,13 @@
 //! The commands, one file each.
 
+pub mod adopt;
 pub(crate) mod asking;
-pub(crate) mod changed;
+pub mod changed;
+pub mod destroy;
 pub mod init;
 pub mod kdf;
 pub mod keyring;
+pub mod recover;
 pub mod slot;
 pub mod status;
 pub mod unseal;

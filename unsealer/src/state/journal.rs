@@ -92,6 +92,11 @@ impl Journal {
         }
     }
 
+    /// Where it lies.
+    pub fn path(&self) -> &std::path::Path {
+        &self.path
+    }
+
     /// All lines. A torn one, as a power cut leaves at the end, is passed over.
     pub fn read(&self) -> Result<Vec<Record>, Error> {
         let Some(text) = durable::read(&self.path, MAX_JOURNAL)? else {

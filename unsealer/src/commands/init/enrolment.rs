@@ -79,6 +79,12 @@ impl Init<'_> {
             ));
             keyring.body.slots.push(slot);
         }
+        keyring
+            .recover_by(&self.app.config.recovery)
+            .map_err(|fault| Error::Recovery {
+                place: "recovery".to_owned(),
+                fault,
+            })?;
         save::save(self.state, &mut keyring)?;
         self.prove()?;
         Proven::enrolled(self.state, &names, &[])?;
