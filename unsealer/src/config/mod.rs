@@ -18,6 +18,7 @@ use serde::de::Error as _;
 
 use crate::error::Error;
 use crate::keyring::is_slot_name;
+use crate::recovery::Recipients;
 
 /// Where the configuration lies unless a flag says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/unsealer/config.toml";
@@ -35,6 +36,9 @@ pub struct Config {
     pub keyring_id: Option<String>,
     /// How many slots must open. This release knows `any`.
     pub policy: Option<Policy>,
+    /// Who may open the keyring without its slots.
+    #[serde(default, deserialize_with = "Recipients::deserialize")]
+    pub recovery: Recipients,
     /// Folders in which programs without a path are looked for, after the usual ones.
     #[serde(default)]
     pub program_dirs: Vec<PathBuf>,
@@ -386,6 +390,7 @@ mod tests {
             r#"
             policy = "any"
             program-dirs = ["/opt/vendor/bin"]
+            recovery = ["age1t7rxyev2z3rw82stdlrrepyc39nvn86l5078zqkf5uasdy86jp6svpy7pa"]
 
             [slot.file]
             program = "kdf-file"
@@ -417,6 +422,7 @@ mod tests {
             "test",
         )
         .unwrap();
+        assert_eq!(config.recovery.names().len(), 1);
         let slot = &config.slot["file"];
         assert_eq!(slot.timeout, Some(Duration::from_secs(20)));
         assert_eq!(slot.settings.get("allow-simulator"), Some("true"));
@@ -489,6 +495,25 @@ mod tests {
         .unwrap_err();
         assert!(!format!("{error} {error:?}").contains("hunter2"));
     }
+
+    /// Invariant 1, where the two halves of a key pair are mixed up.
+    #[test]
+    fn an_identity_put_where_its_recipient_belongs_is_not_shown() {
+        let identity = crate::recovery::Identity::generate().unwrap().reveal();
+        let parse = |text: &str| Config::parse(&format!("\nrecovery = {text}"), "test");
+        assert!(parse("[]").unwrap().recovery.is_empty());
+        let error = parse(&format!("['{}']", *identity)).unwrap_err();
+        assert!(!format!("{error} {error:?}").contains(identity.as_str()));
+        assert!(
+            error
+                .to_string()
+                .starts_with("test:2: a private key (AGE-SECRET-KEY-…)"),
+            "{error}"
+        );
+        let error = parse(&format!("'{}'", *identity)).unwrap_err();
+        assert!(!format!("{error} {error:?}").contains(identity.as_str()));
+    }
+
     #[test]
     fn only_what_is_not_there_is_no_configuration() {
         let folder = tempfile::tempdir().unwrap();
