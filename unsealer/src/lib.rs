@@ -27,6 +27,9 @@ pub mod credentials;
 pub mod error;
 pub mod exit;
 pub mod fault;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod keyring;
 pub mod open;
 pub mod places;

@@ -99,7 +99,7 @@ impl Client {
     }
 }
 
-fn read(body: &[u8], count: usize) -> Result<InitReply, String> {
+pub(crate) fn read(body: &[u8], count: usize) -> Result<InitReply, String> {
     let wire: Wire<'_> = parse(body)?;
     let base64 = wire
         .keys_base64
