@@ -502,7 +502,7 @@ def tpm_policy_key():
 def tpm_settings():
     texts = ["device:/dev/tpmrm0", "swtpm:host=127.0.0.1,port=2321", "swtpm:port=4711", "swtpm:path=/run/swtpm.sock"]
     texts += ["tabrmd:bus_name=com.intel.tss2.Tabrmd,bus_type=session", "tabrmd:", "pcap:device:/dev/tpmrm0"]
-    texts += ["sha256:7,11", "sha256:0,23", "sha256:24", "sha1:7", f"swtpm:host={CANARY}?,port=1", f"device:{CANARY}"]
+    texts += ["sha256:7,11", "sha256:0,23", "sha256:24", "sha1:7", f"swtpm:host={CANARY}?,port=1", f"device:{CANARY}", "swtpm:host=127.0.0.1,port=04711"]
     return {f"setting-{number}": text for number, text in enumerate(texts)}
 
 

@@ -4,7 +4,7 @@
 use libfuzzer_sys::fuzz_target;
 use unsealer::keyring::{Fault, Locked};
 use unsealer_fuzz::keyring::{data_key, file, mac, other_key};
-use unsealer_fuzz::quiet;
+use unsealer_fuzz::{lenient, quiet};
 
 fuzz_target!(|input: &[u8]| {
     if input.contains(&b'\n') {
@@ -18,6 +18,11 @@ fuzz_target!(|input: &[u8]| {
         Err(fault) => return quiet(&fault),
         Ok(locked) => locked.body,
     };
+    // What a body says is what it was read from, field by field.
+    assert_eq!(
+        serde_json::to_value(&body).expect("a body is written"),
+        lenient(input)
+    );
     let good = mac(input, &body);
     let parsed = |mac| Locked::parse(&file(input, &mac)).expect("it was read before");
     refused_with_another_key(parsed(good));
