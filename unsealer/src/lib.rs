@@ -31,6 +31,9 @@ pub mod credentials;
 pub mod error;
 pub mod exit;
 pub mod fault;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod import;
 pub mod key_shares;
 pub mod keyring;

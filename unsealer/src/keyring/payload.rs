@@ -59,7 +59,7 @@ pub struct Pending {
 
 impl Payload {
     /// Reads the clear text; the error says what is wrong with it, and nothing of it.
-    pub(super) fn parse(text: &Secret) -> Result<Self, String> {
+    pub(crate) fn parse(text: &Secret) -> Result<Self, String> {
         let read: form::Read = json::parse(text.expose(), LIMITS).map_err(|fault| fault.to_string())?;
         if read.v != VERSION {
             return Err(format!(
@@ -81,7 +81,7 @@ impl Payload {
     }
 
     /// The clear text, for sealing.
-    pub(super) fn to_secret(&self) -> Result<Secret, kdf_api::Error> {
+    pub(crate) fn to_secret(&self) -> Result<Secret, kdf_api::Error> {
         let mut text = SecretBuffer::new();
         serde_json::to_writer(&mut text, &form::Write::from(self))
             .map_err(|_| kdf_api::Error::new(Code::Internal, "the payload cannot be written as JSON"))?;

@@ -36,11 +36,16 @@ impl Proven {
         durable::read(&state.file("proven.json"), LIMITS.bytes)
             .ok()
             .flatten()
-            .and_then(|text| json::parse(&text, LIMITS).ok())
+            .and_then(|text| Self::parse(&text))
             .unwrap_or(Self {
                 v: 1,
                 slots: BTreeMap::new(),
             })
+    }
+
+    /// Reads its text.
+    pub(crate) fn parse(text: &[u8]) -> Option<Self> {
+        json::parse(text, LIMITS).ok()
     }
 
     /// Notes that slots were enrolled in this boot, and forgets all but these and the ones that stay.

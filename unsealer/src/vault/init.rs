@@ -100,7 +100,7 @@ impl Client {
     }
 }
 
-fn read(body: &[u8], count: usize) -> Result<InitReply, String> {
+pub(crate) fn read(body: &[u8], count: usize) -> Result<InitReply, String> {
     let wire: Wire<'_> = parse(body)?;
     let shares = key_shares::from_lists(wire.keys_base64, wire.keys)?;
     if shares.len() != count {
