@@ -6,8 +6,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::app::{App, NodeOverride};
-use crate::commands::{adopt, destroy, init, kdf, keyring, recover, slot, status, unseal};
-use crate::config::{Config, DEFAULT_PATH};
+use crate::commands::{adopt, destroy, hold, init, kdf, keyring, recover, run, slot, status, unseal};
+use crate::config::{Config, DEFAULT_PATH, Log};
 use crate::credentials::Asking;
 use crate::error::Error;
 use crate::exit::Exit;
@@ -54,6 +54,15 @@ enum Command {
     Init(init::Arguments),
     /// Open every sealed node once.
     Unseal,
+    /// Keep every node unsealed: the daemon. Runs until it is told to end.
+    Run,
+    /// Hold a node: what is sealed stays sealed, over restarts of the server, the daemon and the machine.
+    Hold(hold::Arguments),
+    /// End a hold.
+    Release {
+        /// The node; all of them if left out.
+        node: Option<String>,
+    },
     /// Take over a server that runs already: its key shares go into a new keyring.
     Adopt(adopt::Arguments),
     /// Open the keyring with a recovery identity, drop the slots that are dead, and enrol this machine.
@@ -115,11 +124,23 @@ fn execute(command_line: CommandLine) -> Result<Report, Error> {
     kdf_api::hardening::harden_process()
         .and_then(|()| kdf_api::host::become_subreaper())
         .map_err(|error| Error::file("harden the process", Path::new("/proc/self"), error))?;
-    start_log(output);
+    let runs = matches!(command, Command::Run);
+    let config_file = config.clone().unwrap_or_else(|| DEFAULT_PATH.into());
+    if !runs {
+        start_log(output, "error");
+    }
     let config = match &config {
         Some(path) => Config::load(path, true),
         None => Config::load(Path::new(DEFAULT_PATH), false),
     }?;
+    if runs {
+        // Only the configuration says how the daemon's log is written.
+        let format = match config.daemon.log {
+            Log::Json => Format::Json,
+            Log::Text => output,
+        };
+        start_log(format, "info");
+    }
     let asking = if non_interactive {
         Asking::Forbidden
     } else {
@@ -134,6 +155,9 @@ fn execute(command_line: CommandLine) -> Result<Report, Error> {
     match command {
         Command::Init(arguments) => init::run(&app, &arguments),
         Command::Unseal => unseal::run(&app),
+        Command::Run => run::run(app, config_file),
+        Command::Hold(arguments) => hold::hold(&app, &arguments),
+        Command::Release { node } => hold::release(&app, node.as_deref()),
         Command::Adopt(arguments) => adopt::run(&app, &arguments),
         Command::Recover(arguments) => recover::run(&app, &arguments),
         Command::Destroy(arguments) => destroy::run(&app, &arguments),
@@ -153,8 +177,8 @@ fn completions(shell: clap_complete::Shell) -> Report {
 }
 
 /// Logs go to stderr, where a service manager picks them up; by default only what an operator should look at.
-fn start_log(format: Format) {
-    let filter = EnvFilter::try_from_env("UNSEALER_LOG").unwrap_or_else(|_| EnvFilter::new("error"));
+fn start_log(format: Format, usual: &str) {
+    let filter = EnvFilter::try_from_env("UNSEALER_LOG").unwrap_or_else(|_| EnvFilter::new(usual));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);
