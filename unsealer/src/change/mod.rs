@@ -82,6 +82,13 @@ impl<'a> Changer<'a> {
         })
     }
 
+    /// The same with other slots: those of a daemon, where nobody can be asked.
+    #[must_use]
+    pub fn served_by(mut self, slots: Slots<'a>) -> Self {
+        self.slots = slots;
+        self
+    }
+
     /// Opens the keyring by its slots, for a change, and settles what a change that was stopped has left.
     ///
     /// What is written goes to whoever can open the slots and read the recovery recipients that stand in it. So the keyring
