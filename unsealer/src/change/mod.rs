@@ -319,7 +319,7 @@ impl<'a> Changer<'a> {
         if plan.data_key == DataKeys::Next {
             // Its slots still give the old data key.
             durable::remove(&self.state.previous_keyring())?;
-            kit::refresh(&self.state, &keyring)?;
+            self.refresh_kit(&keyring)?;
         }
         let (mut destroyed, mut left) = (Vec::new(), Vec::new());
         for slot in plan.material_gone() {
@@ -378,9 +378,10 @@ impl<'a> Changer<'a> {
         Ok(first_failure)
     }
 
-    /// Makes the kit of the state folder anew, if there is one: the key shares are others.
+    /// Makes the kit of the state folder anew, if there is one, for the recipients of the configuration: the key shares are
+    /// others, or the data key is.
     pub fn refresh_kit(&self, keyring: &Keyring) -> Result<(), Error> {
-        kit::refresh(&self.state, keyring)
+        kit::refresh(&self.state, keyring, &self.app.config.recovery)
     }
 
     /// A point at which tests stop the process.
