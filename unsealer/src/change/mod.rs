@@ -291,11 +291,13 @@ impl<'a> Changer<'a> {
     /// Opens what lies beside the keyring by each slot that was made for it.
     fn prove(&self, aside: &Aside, keyring: &Keyring, made: &[String]) -> Result<(), Error> {
         let locked = aside.read_back()?;
-        prove(&self.slots, &locked, made, |name| {
-            self.app.progress.step(format!(
-                "slot {name}: opens the changed keyring as it lies on the disk"
-            ));
-        })?;
+        if !made.is_empty() {
+            prove(&self.slots, &locked, made, |name| {
+                self.app.progress.step(format!(
+                    "slot {name}: opens the changed keyring as it lies on the disk"
+                ));
+            })?;
+        }
         // Where no slot was made for it, our own data key opens it all the same.
         locked
             .open(keyring.data_key().again())
