@@ -45,6 +45,9 @@ pub struct Config {
     /// What is done about a server that somebody sealed.
     #[serde(default)]
     pub on_deliberate_seal: OnDeliberateSeal,
+    /// What the daemon does about a slot whose program advises to enrol it anew.
+    #[serde(default)]
+    pub heal: Heal,
     /// How often a node may be unsealed in an hour; then it is held, and an alarm raised.
     pub unseals_per_hour: Option<u32>,
     /// Folders in which programs without a path are looked for, after the usual ones.
@@ -62,6 +65,17 @@ pub struct Config {
     /// How the daemon is reached, and how it logs.
     #[serde(default)]
     pub daemon: Daemon,
+}
+
+/// What the daemon does about a slot whose program advises to enrol it anew.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Heal {
+    /// It follows the advice, once the shares have opened a server.
+    #[default]
+    Advice,
+    /// It only tells.
+    Never,
 }
 
 /// What to do about a server that somebody sealed.

@@ -9,6 +9,7 @@
 //! | [`node`] | from what was seen of a node to what to do |
 //! | [`watch`] | the connection to a node, and when to look |
 //! | [`opener`] | one opening of the keyring for all who need it |
+//! | [`heal`] | advice to enrol a slot anew, followed |
 //! | [`board`] | what is known of nodes, slots and holds, for whoever asks |
 //! | [`metrics`], [`listen`] | the same for Prometheus and for health checks |
 //! | [`control`] | the same for `unsealer status`, `hold` and `release` |
@@ -16,6 +17,7 @@
 
 pub mod board;
 pub mod control;
+pub mod heal;
 pub mod listen;
 pub mod metrics;
 pub mod node;

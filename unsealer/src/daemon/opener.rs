@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{error, info};
 
 use super::board::{Board, SlotState};
+use super::heal::Healer;
 use crate::config::Config;
 use crate::credentials::Asking;
 use crate::error::Error;
@@ -56,6 +57,8 @@ enum Ask {
     Now(oneshot::Sender<Result<Arc<Quorum>, NotOpen>>),
     /// A node needs nothing any more.
     Served,
+    /// The shares opened a server: they are its own.
+    Proved,
     /// There is another configuration.
     Reconfigured(Arc<Config>),
 }
@@ -76,6 +79,7 @@ impl Opener {
             board,
             asks: receiver,
             barred: BTreeMap::new(),
+            healer: Healer::default(),
             failures: 0,
         };
         tokio::spawn(task.run());
@@ -104,6 +108,11 @@ impl Opener {
         let _ = self.asks.send(Ask::Served);
     }
 
+    /// Says that the shares opened a server.
+    pub fn proved(&self) {
+        let _ = self.asks.send(Ask::Proved);
+    }
+
     /// Takes another configuration: what was barred may be tried again.
     pub fn reconfigured(&self, config: Arc<Config>) {
         let _ = self.asks.send(Ask::Reconfigured(config));
@@ -123,6 +132,7 @@ struct Task {
     board: Arc<Board>,
     asks: mpsc::UnboundedReceiver<Ask>,
     barred: BTreeMap<String, Barred>,
+    healer: Healer,
     failures: u32,
 }
 
@@ -157,6 +167,10 @@ impl Task {
             let Some(ask) = ask else { return };
             standing = match ask {
                 Ask::Served => self.after_service(standing),
+                Ask::Proved => {
+                    self.healer.proved(&self.config);
+                    self.after_service(standing)
+                }
                 Ask::Reconfigured(config) => {
                     self.config = config;
                     self.barred.clear();
@@ -258,6 +272,9 @@ impl Task {
                 self.board.keyring(generation);
                 for (slot, advice) in advice {
                     self.board.advised(&slot, &advice);
+                    if advice.re_enroll {
+                        self.healer.advised(&slot, &advice.reason);
+                    }
                 }
                 Standing::Open {
                     quorum: Arc::new(quorum),

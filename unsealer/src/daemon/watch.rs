@@ -279,6 +279,7 @@ impl Watch {
             row.unseals += 1;
             row.durations.observe(took);
         });
+        self.opener.proved();
         // What it is now, it says itself.
         let look = self.look().await;
         let before = self.machine.phase();
