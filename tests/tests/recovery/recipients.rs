@@ -45,7 +45,7 @@ fn a_recipient_that_was_taken_out_gets_nothing_more() {
     assert_says(&site.expect(&recover, 1), &["is not encrypted to this identity"]);
     assert!(!site.state().join("keyring.prev.json").exists());
 
-    // The older copy: recognised before any program runs.
+    // Invariant 10: the older copy is recognised before any program runs.
     let ran = site.folder().join("ran");
     let put_back = || {
         fs::write(site.keyring(), &old_keyring).unwrap();
