@@ -13,6 +13,7 @@
 )]
 
 pub mod changes;
+pub mod daemon;
 pub mod fake_vault;
 pub mod frozen;
 pub mod http;

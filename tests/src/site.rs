@@ -142,6 +142,11 @@ impl Site {
         self.folder().join("state")
     }
 
+    /// The folder of the daemon's socket; made by [`Site::daemon`].
+    pub fn runtime(&self) -> PathBuf {
+        self.folder().join("run")
+    }
+
     /// The keyring.
     pub fn keyring(&self) -> PathBuf {
         self.state().join("keyring.json")
@@ -164,6 +169,7 @@ impl Site {
             .env_clear()
             .env("PATH", "/usr/bin:/bin")
             .env("STATE_DIRECTORY", self.state())
+            .env("RUNTIME_DIRECTORY", self.runtime())
             .env("UNSEALER_CONFIG", self.config_file())
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .args(arguments);

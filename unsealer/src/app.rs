@@ -24,6 +24,8 @@ pub struct App {
     nodes: Vec<Node>,
     /// Whether the nodes are those of the configuration.
     nodes_of_config: bool,
+    /// Whether a flag named the one server to use.
+    has_given_address: bool,
 }
 
 /// What flags say of the servers, above the configuration.
@@ -56,6 +58,7 @@ impl App {
         progress: Progress,
         asking: Asking,
     ) -> Result<Self, Error> {
+        let has_given_address = over.address.is_some();
         let nodes_of_config = over.address.is_none() && !config.node.is_empty();
         let nodes = nodes(&config, over)?;
         Ok(Self {
@@ -65,12 +68,18 @@ impl App {
             state: places::state_folder(),
             nodes,
             nodes_of_config,
+            has_given_address,
         })
     }
 
     /// What the servers are, and whether the configuration says so.
     pub fn node_tables(&self) -> (&[Node], bool) {
         (&self.nodes, self.nodes_of_config)
+    }
+
+    /// Whether a flag named the one server to use: then nobody else is asked about it.
+    pub fn has_given_address(&self) -> bool {
+        self.has_given_address
     }
 
     /// The state folder, which must be there.

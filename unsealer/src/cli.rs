@@ -6,7 +6,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::app::{App, NodeOverride};
-use crate::commands::{adopt, destroy, hold, init, kdf, keyring, recover, run, slot, status, unseal};
+use crate::commands::{adopt, destroy, doctor, hold, init, kdf, keyring, recover, run, slot, status, unseal};
 use crate::config::{Config, DEFAULT_PATH, Log};
 use crate::credentials::Asking;
 use crate::error::Error;
@@ -70,7 +70,19 @@ enum Command {
     /// Destroy the keyring: retire all that its slots have on devices, remove its files.
     Destroy(destroy::Arguments),
     /// How the servers are, and what is known of the keyring. Opens nothing.
+    ///
+    /// A daemon that runs is asked, unless --address names a server: it knows since when a node is as it is. Without one the
+    /// servers are asked. A line for each node, with what to do below it: `node NAME (ADDRESS): HOW IT IS`. As JSON each of
+    /// `nodes` has name, address, state, open and detail, and `held`, `hint` and `since_s`, which may be null; whatever else it
+    /// has may change. Exit status: 0 every node is open, 3 what is not is sealed and held, 2 otherwise.
     Status,
+    /// Would the next reboot unseal? Looks at everything that this hangs on, and changes nothing.
+    ///
+    /// Opens every slot as the daemon would, with nobody there; asks every server; looks at files, recovery, the rotation
+    /// credential, and at what earlier commands have left. As JSON each of `findings` has level (ok, warning, problem), check,
+    /// name, what, hint and details. Exit status, for cron: 0 it would, with or without warnings; 1 there is a problem; 4 it
+    /// would wait for a person.
+    Doctor,
     /// The slots of the keyring.
     #[command(subcommand)]
     Slot(slot::Command),
@@ -114,11 +126,19 @@ fn execute(command_line: CommandLine) -> Result<Report, Error> {
         ca_file,
         command,
     } = command_line;
+    let mut refusal = None;
+    let state = places::state_folder();
     match command {
         Command::Completions { shell } => return Ok(completions(shell)),
         // They touch no state, so whoever runs them may.
         Command::Kdf(_) => {}
-        _ => places::act_as_owner(&places::state_folder())?,
+        // They only look: no folder is made for them.
+        Command::Status | Command::Doctor if !state.exists() => {}
+        Command::Status => match places::act_as_owner(&state) {
+            Err(error @ Error::WrongUser { .. }) => refusal = Some(error),
+            outcome => outcome?,
+        },
+        _ => places::act_as_owner(&state)?,
     }
     // After the change of user, which would undo it.
     kdf_api::hardening::harden_process()
@@ -132,7 +152,18 @@ fn execute(command_line: CommandLine) -> Result<Report, Error> {
     let config = match &config {
         Some(path) => Config::load(path, true),
         None => Config::load(Path::new(DEFAULT_PATH), false),
-    }?;
+    };
+    let asking = if non_interactive {
+        Asking::Forbidden
+    } else {
+        Asking::Allowed
+    };
+    let over = NodeOverride { address, ca_file };
+    let put_together = |config| App::new(config, over, Progress::new(output), asking);
+    if let Some(refusal) = refusal {
+        return status::run_for_others(config.and_then(put_together), refusal);
+    }
+    let config = config?;
     if runs {
         // Only the configuration says how the daemon's log is written.
         let format = match config.daemon.log {
@@ -141,17 +172,7 @@ fn execute(command_line: CommandLine) -> Result<Report, Error> {
         };
         start_log(format, "info");
     }
-    let asking = if non_interactive {
-        Asking::Forbidden
-    } else {
-        Asking::Allowed
-    };
-    let app = App::new(
-        config,
-        NodeOverride { address, ca_file },
-        Progress::new(output),
-        asking,
-    )?;
+    let app = put_together(config)?;
     match command {
         Command::Init(arguments) => init::run(&app, &arguments),
         Command::Unseal => unseal::run(&app),
@@ -162,6 +183,7 @@ fn execute(command_line: CommandLine) -> Result<Report, Error> {
         Command::Recover(arguments) => recover::run(&app, &arguments),
         Command::Destroy(arguments) => destroy::run(&app, &arguments),
         Command::Status => status::run(&app),
+        Command::Doctor => doctor::run(&app, &config_file),
         Command::Slot(command) => slot::run(&app, &command),
         Command::Keyring(command) => keyring::run(&app, &command),
         Command::Kdf(command) => kdf::run(&app, command),

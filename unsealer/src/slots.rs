@@ -4,10 +4,12 @@
 //! |---|---|
 //! | here | the programs behind slots, and where their credentials come from |
 //! | `opening` | one slot opened, and many side by side |
+//! | `looking` | how a slot's material is |
 //! | `enrolling` | a new slot, and an old one for a new epoch |
 //! | `retiring` | what a slot's program made, destroyed |
 
 mod enrolling;
+mod looking;
 mod opening;
 mod retiring;
 
@@ -169,7 +171,7 @@ impl<'a> Slots<'a> {
             return Err(error.clone());
         }
         let slot = self.configured(name)?;
-        if self.unattended && !slot.unattended && slot.credentials.contains_key("pin") {
+        if self.unattended && self.has_a_pin_for_a_person(name) {
             return Err(kdf_api::Error::new(
                 Code::CredentialNeeded,
                 "it has a PIN, and is not opened while nobody is there",

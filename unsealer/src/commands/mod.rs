@@ -4,6 +4,7 @@ pub mod adopt;
 pub(crate) mod asking;
 pub mod changed;
 pub mod destroy;
+pub mod doctor;
 pub mod hold;
 pub mod init;
 pub mod kdf;

@@ -51,6 +51,17 @@ pub struct Question {
     pub for_s: Option<u64>,
 }
 
+impl Question {
+    /// How things are.
+    pub fn status() -> Self {
+        Self {
+            verb: "status".to_owned(),
+            node: None,
+            for_s: None,
+        }
+    }
+}
+
 /// A hold or release that the service carries out, and where the answer goes.
 #[derive(Debug)]
 pub struct Order {

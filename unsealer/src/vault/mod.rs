@@ -42,7 +42,7 @@ mod unseal;
 use std::io;
 
 pub use address::Address;
-pub use approle::{AppRole, Login, MOUNT, ROLE, SecretIdLimits, rotation_policy};
+pub use approle::{AppRole, Login, MOUNT, ROLE, Rotation, SecretIdLimits, rotation_policy};
 pub use error::{CertificateFault, Error, Stage, Unreachable};
 pub use health::{Health, HealthState};
 pub use http::{BODY_LIMIT, Client, Connection, DEADLINE, Method, Request, Response, Settings};
