@@ -60,8 +60,18 @@ SOFTWARE = vectors("kdf-software.json")
 TPM = vectors("kdf-tpm.json")
 HOOK = vectors("ikm-hook.json")
 
-BODY = json.loads(KEYRING["file"].split("\n")[0])
-TPM_BODY = json.loads(TPM["keyring"]["file"].split("\n")[0])
+SHARED = vectors("keyring-2of3.json")
+SHARED_MORE = vectors("keyring-3of4.json")
+RECOVERY = vectors("keyring-recovery.json")
+SHAMIR = vectors("shamir.json")
+
+
+def body(vector):
+    return json.loads(vector["file"].split("\n")[0])
+
+
+BODY = body(KEYRING)
+TPM_BODY = body(TPM["keyring"])
 TPM_ENROLMENTS = {slot["name"]: slot["enrolment"] for slot in TPM_BODY["slots"]}
 ID = "6f2b1c0e-8a55-4d0b-9c3e-2f7a1b9d4e60"
 CONTEXT = "unsealer/v1 keyring=0b5c7a2e-6f0d-4c1b-9a51-2f6f1a1c9e77 epoch=1 slot=file policy=any"
@@ -172,42 +182,26 @@ def hook():
     return seeds | {"canary": f"{CANARY}{CANARY}{CANARY}{CANARY}{CANARY}\n"}
 
 
-def k_of_n():
-    """The body under the policy `2of3`: each slot has a share, and the wrapped secret one byte more."""
-    body = changed(BODY, policy="2of3")
-    for x, slot in enumerate(body["slots"], 1):
-        wrapped = slot.pop("wrapped")
-        slot["share"] = {"x": x, "commitment": b64(bytes([x] * 32))}
-        wrapped["ciphertext"] = b64(base64.b64decode(wrapped["ciphertext"]) + b"\0")
-        slot["wrapped"] = wrapped
-    return body
-
-
-RECOVERY = {
-    "recipients": ["age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p"],
-    "age": b64(
-        b"age-encryption.org/v1\n-> X25519 TEiF0ypqr+bpvcqXNyCVJpL7OuwPdVwPL7KQEbFDOCc\n"
-        b"EmECAEcKN+n/Vs9SbWiV+Hu0r+E8R77DdWYyd83nw7U\n"
-        b"--- Vn+54jqiiUCE+WZcEVY3f1sqHjlu/z1LCQ/T7Xm7qI0\n" + bytes(range(120))
-    ),
-}
-
-
 def keyring():
     # What is refused needs no more than a slot.
     small = changed(BODY, slots=BODY["slots"][:1])
     twice = changed(small, slots=small["slots"] * 2)
-    shared = k_of_n()
-    same_x = copy.deepcopy(shared)
+    shared = body(SHARED)
+    recovery = body(RECOVERY)["recovery"]
+    same_x = changed(shared, slots=shared["slots"][:2])
     same_x["slots"][1]["share"]["x"] = 1
     public = changed(BODY["public"], cluster_name=CANARY + "\u202e")
     bodies = {
         "any": BODY,
         "tpm": changed(TPM_BODY, slots=TPM_BODY["slots"][:2]),
-        "recovery": changed(small, recovery=RECOVERY),
+        "recovery": body(RECOVERY),
+        "recovery-other-epoch": changed(small, recovery=recovery, epoch=2),
+        "recovery-no-age": changed(small, recovery=changed(recovery, age=b64(b"age-encryption.org/v1\n"))),
+        "recovery-canary": changed(small, recovery=changed(recovery, recipients=[CANARY])),
         "2of3": shared,
-        "2of3-recovery": changed(shared, recovery=RECOVERY),
+        "2of3-file-and-hook": changed(shared, slots=[shared["slots"][index] for index in (0, 2)], policy="2of2"),
         "2of3-same-x": same_x,
+        "3of4": body(SHARED_MORE),
         "3of2": changed(small, policy="3of2"),
         "02of3": changed(small, policy="02of3"),
         "any-with-share": changed(shared, policy="any", slots=shared["slots"][:1]),
@@ -234,6 +228,205 @@ def payload():
         "canary-token": changed(whole, credential=changed(token, kind=CANARY)),
     }
     return {name: compact(seed) for name, seed in seeds.items()}
+
+
+def policy():
+    texts = "any 2of2 2of3 10of12 32of32 1of3 3of2 2of33 02of3 +2of3 2of of3 2of3of4 Any".split()
+    return {f"policy-{number}": text for number, text in enumerate([*texts, "", "2of3 ", "2 of 3"])}
+
+
+def shamir():
+    """Shares of 33 bytes one behind the other, and which splits of the first to try."""
+
+    def shares(vector):
+        return b"".join(bytes([share["x"]]) + bytes.fromhex(share["y"]) for share in vector["shares"])
+
+    def whole(vector):
+        return all(len(share["y"]) == 64 and share["x"] < 256 for share in vector["shares"])
+
+    given = [shares(vector) for vector in SHAMIR["splits"] if whole(vector)]
+    refused = [shares(vector) for vector in SHAMIR["refused"] if whole(vector)]
+    seeds = {f"split-{number}": seed for number, seed in enumerate(given)}
+    seeds |= {f"refused-{number}": seed for number, seed in enumerate(refused)}
+    return seeds | {"split-again": given[0] + b"\1\2\1"}
+
+
+def keyhole():
+    """How many slots are needed; and of each what is odd, where its share is said to stand, and what it holds."""
+    short, uncommitted, other_key, other_slot = 1, 2, 4, 8
+    held = [bytes.fromhex(slot["plaintext"]) for slot in SHARED["slots"]]
+    data_key = bytes.fromhex(SHARED["data_key"])
+
+    def slot(plain, odd=0, x=None):
+        return bytes([odd, plain[0] if x is None else x]) + plain
+
+    odd = [slot(held[0], kind) for kind in (short, uncommitted, other_key, other_slot)]
+    return {
+        "two": bytes([2]) + slot(held[0], uncommitted) + slot(held[2], uncommitted),
+        "three": bytes([2]) + b"".join(slot(plain) for plain in held),
+        "odd": bytes([2]) + b"".join(odd),
+        "other-share": bytes([2]) + slot(held[0]) + slot(held[1][:-1] + b"\0"),
+        "same-place": bytes([2]) + slot(held[0]) * 2,
+        "at-zero": bytes([2]) + slot(bytes([0]) + held[0][1:]) + slot(held[1]),
+        "elsewhere": bytes([2]) + slot(held[0], x=9) + slot(held[1]),
+        "any": bytes([0]) + slot(b"\0" + data_key, short) + slot(held[0], short),
+        "any-long": bytes([0]) + slot(data_key + b"\0"),
+    }
+
+
+def identity():
+    key = RECOVERY["identities"][0]
+    seeds = {
+        "alone": key + "\n",
+        "age-keygen": f"# created: 2024-01-01T00:00:00Z\r\n# public key: {RECOVERY['recipients'][0]}\r\n\r\n{key}\r\n",
+        "lower": key.lower(),
+        "two": f"{key}\n{RECOVERY['identities'][1]}\n",
+        "public": RECOVERY["recipients"][0],
+        "mistyped": key.replace("W834", "W843"),
+        "encrypted": "age-encryption.org/v1\n-> scrypt x 18\n",
+        "ssh": "-----BEGIN OPENSSH PRIVATE KEY-----\n",
+        "others": "AGE-SECRET-KEY-PQ-1QQQQ",
+        "plugin": "AGE-PLUGIN-YUBIKEY-1QQQQ",
+        "canary": f"# {CANARY}\n{CANARY}",
+    }
+    return seeds | {"bytes": b"\0" + bytes(range(32)), "bytes-cut": b"\0" + bytes(20)}
+
+
+def recipients():
+    one, two = RECOVERY["recipients"]
+    kinds = ["ssh-ed25519 AAAA", "ecdsa-sha2-nistp256 A", "age1pq1qqqq", "age1tag1qqqq", "age1yubikey1q0000"]
+    seeds = {
+        "one": one,
+        "two": f"{two}\n{one}",
+        "twice": f"{one}\n{one}",
+        "many": "\n".join([one] * 17),
+        "mistyped": one.replace("age1s", "age1q"),
+        "upper": one.upper(),
+        "private": RECOVERY["identities"][0],
+        "canary": CANARY,
+    }
+    seeds |= {f"kind-{number}": kind for number, kind in enumerate(kinds)}
+    # The last of them are of low order: https://cr.yp.to/ecdh.html
+    points = {
+        "points": bytes(range(9, 41)) + bytes([9]) + bytes(31),
+        "point-0": bytes(32),
+        "point-1": bytes([1]) + bytes(31),
+        "point-8": bytes.fromhex("e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800"),
+        "point-p": bytes([0xED]) + bytes([0xFF] * 30) + bytes([0x7F]),
+    }
+    return seeds | {name: b"\0" + point for name, point in points.items()}
+
+
+def recovery_line():
+    line = RECOVERY["recovery_line"]
+    return {
+        "good": line,
+        "two-lines": line + line,
+        "no-end": line[:-1],
+        "other-keyring": line.replace("0b5c7a2e", "1b5c7a2e"),
+        "other-epoch": line.replace("epoch=1", "epoch=18446744073709551615"),
+        "epoch-01": line.replace("epoch=1", "epoch=01"),
+        "version-2": line.replace("/v1", "/v2"),
+        "canary": line.replace("gIGCg4S", CANARY),
+    }
+
+
+def age():
+    """An age file beside the real ones, and what is none."""
+    file = base64.b64decode(body(RECOVERY)["recovery"]["age"])
+    armor = "-----{} AGE ENCRYPTED FILE-----\n"
+    lines = "".join(b64(file[at : at + 48]) + "\n" for at in range(0, len(file), 48))
+    return {
+        "vector": file,
+        "armored": armor.format("BEGIN") + lines + armor.format("END"),
+        "armored-cut": armor.format("BEGIN") + lines,
+        "cut": file[:-1],
+        "header-cut": file[:100],
+        "no-recipient": file[: file.index(b"-> ")] + file[file.index(b"--- ") :],
+        "version-2": file.replace(b"/v1", b"/v2"),
+        "passphrase": "age-encryption.org/v1\n-> scrypt rF0/NwblUHHTpgQgRpe5CQ 22\n" + "A" * 43 + "\n--- " + "A" * 43 + "\n",
+        "canary": CANARY,
+    }
+
+
+def age_header():
+    stanza = "-> X25519 " + "A" * 43 + "\n" + "A" * 43 + "\n"
+    texts = {
+        "nothing": "",
+        "grease": "-> x-grease a b c\n" + "A" * 64 + "\nAAAA\n",
+        "stanza": stanza,
+        "stanzas": stanza * 3,
+        "no-body": "-> x\n\n",
+        "scrypt": "-> scrypt rF0/NwblUHHTpgQgRpe5CQ 22\n" + "A" * 43 + "\n",
+        "ends": "--- " + "A" * 43 + "\n",
+        "long-lines": "-> x\n" + ("A" * 64 + "\n") * 10 + "\n",
+        "canary": f"-> {CANARY}\n",
+    }
+    return {f"{place}-{name}": sign + text for name, text in texts.items() for place, sign in [("before", "b"), ("behind", "a")]}
+
+
+def share():
+    shares = {"shares": [b64(bytes([number] * 33)) for number in (1, 2, 3)], "threshold": 2, "created": 1790000000}
+    whole = {
+        "format": "unsealer-share",
+        "v": 1,
+        "keyring": BODY["id"],
+        "active": shares,
+        "retired": [changed(shares, threshold=1, retired=1790000001)],
+        "cluster_id": "5d9b1c64-93a3-4c2b-a1b7-4f7f3c4f0a55",
+        "cluster_name": None,
+    }
+    seeds = {
+        "whole": whole,
+        "short": changed(whole, active={"shares": [b64(bytes(16))], "threshold": 1, "created": 0}, retired=[]),
+        "threshold": changed(whole, active=changed(shares, threshold=4)),
+        "twice": changed(whole, active=changed(shares, shares=shares["shares"][:1] * 3)),
+        "version-2": changed(whole, v=2),
+        "keyring": changed(whole, format="unsealer-keyring"),
+        "steers": changed(whole, cluster_name="a\u202e\u001b[2J"),
+        "canary": changed(whole, active=changed(shares, shares=[CANARY])),
+        "canary-field": changed(whole, **{CANARY: CANARY}),
+    }
+    return {name: compact(seed) + "\n" for name, seed in seeds.items()}
+
+
+def imported():
+    shares = [bytes([number] * 33) for number in (10, 176, 204)]
+    hexes, base64s = [share.hex() for share in shares], [b64(share) for share in shares]
+    operator = {
+        "unseal_keys_b64": base64s,
+        "unseal_keys_hex": hexes,
+        "unseal_shares": 3,
+        "unseal_threshold": 2,
+        "recovery_keys_b64": [],
+        "recovery_keys_hex": [],
+        "recovery_keys_shares": 0,
+        "recovery_keys_threshold": 0,
+        "root_token": "s.example",
+    }
+    seeds = {
+        "operator": operator,
+        "operator-hex": changed(operator, unseal_keys_b64=None, root_token=None),
+        "reply": {"keys": hexes, "keys_base64": base64s, "root_token": ""},
+        "reply-upper": {"keys": [text.upper() for text in hexes], "keys_base64": []},
+        "both": operator | {"keys": hexes},
+        "differ": operator | {"keys": hexes[:2]},
+        "edgex": {"encrypted_keys": ["3b0328866293735050dbda49e67ef7c49fb318b8"], "nonces": ["a0" * 12]},
+        "unseals-itself": {"unseal_keys_b64": [], "recovery_keys_b64": base64s, "recovery_keys_base64": base64s},
+        "pgp": {"keys_base64": [b64(bytes(300))]},
+        "twice": {"keys": hexes[:1] * 2},
+        "short": {"keys": ["0011"]},
+        "threshold": changed(operator, unseal_threshold=4),
+        "canary": {"keys": [CANARY], "keys_base64": [CANARY], "root_token": CANARY},
+        "canary-token": changed(operator, root_token=CANARY),
+    }
+    return {name: compact(seed) + "\n" for name, seed in seeds.items()}
+
+
+def key_share():
+    good = bytes(range(1, 34))
+    texts = [good.hex(), good.hex().upper(), b64(good), f" {b64(good)}\r\n", "ab" * 16, "ab" * 34, "a" * 44, "ab" * 15 + "a", CANARY]
+    return {f"share-{number}": text for number, text in enumerate(texts)}
 
 
 CONFIG = """\
@@ -277,7 +470,7 @@ setup = "/etc/unsealer/setup"
 
 
 def config():
-    later = 'policy = "2of3"\nrecovery = ["' + RECOVERY["recipients"][0] + '"]\n'
+    later = f'policy = "2of3"\nrecovery = ["{RECOVERY["recipients"][0]}"]\n'
     return {
         "whole": CONFIG,
         "empty": "",
@@ -537,6 +730,17 @@ TARGETS = {
     "hook": hook,
     "keyring": keyring,
     "payload": payload,
+    "policy": policy,
+    "shamir": shamir,
+    "keyhole": keyhole,
+    "identity": identity,
+    "recipients": recipients,
+    "recovery_line": recovery_line,
+    "age": age,
+    "age_header": age_header,
+    "share": share,
+    "import": imported,
+    "key_share": key_share,
     "config": config,
     "config_value": config_value,
     "journal": journal,

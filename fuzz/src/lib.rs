@@ -3,7 +3,9 @@
 //! A target asserts more than that nothing panics: what was read and is written again reads as the same, what must not be
 //! accepted is not, and a refusal repeats nothing of what it refuses. `CONTRIBUTING.md` says how to add one.
 
+pub mod field;
 pub mod keyring;
+pub mod recovery;
 pub mod vectors;
 
 use std::fmt::Debug;

@@ -4,8 +4,17 @@ use std::sync::LazyLock;
 
 use serde_json::Value;
 
-/// `docs/vectors/keyring.json`.
-pub static KEYRING: LazyLock<Value> = LazyLock::new(|| read(include_str!("../../docs/vectors/keyring.json")));
+/// `docs/vectors/keyring.json`, `keyring-2of3.json` and `keyring-3of4.json`.
+pub static KEYRINGS: LazyLock<[Value; 3]> = LazyLock::new(|| {
+    [
+        read(include_str!("../../docs/vectors/keyring.json")),
+        read(include_str!("../../docs/vectors/keyring-2of3.json")),
+        read(include_str!("../../docs/vectors/keyring-3of4.json")),
+    ]
+});
+/// `docs/vectors/keyring-recovery.json`.
+pub static RECOVERY: LazyLock<Value> =
+    LazyLock::new(|| read(include_str!("../../docs/vectors/keyring-recovery.json")));
 /// `docs/vectors/kdf-tpm.json`.
 pub static TPM: LazyLock<Value> = LazyLock::new(|| read(include_str!("../../docs/vectors/kdf-tpm.json")));
 /// `docs/vectors/wrapped-secret.json`.
@@ -24,4 +33,9 @@ pub fn text(vector: &Value) -> &str {
 /// Bytes in a vector.
 pub fn bytes(vector: &Value) -> Vec<u8> {
     base16ct::lower::decode_vec(text(vector)).expect("hex in a vector")
+}
+
+/// A list in a vector.
+pub fn list(vector: &Value) -> &[Value] {
+    vector.as_array().expect("a list in a vector")
 }

@@ -234,6 +234,19 @@ impl OpenBao {
         http::exchange(&mut connection, method, &format!("/v1/{path}"), &headers, body)
     }
 
+    /// A command of its command-line tool, which is the same program; what it printed.
+    pub fn tool(&self, arguments: &[&str]) -> Vec<u8> {
+        let mut command = Command::new(program());
+        command
+            .args(arguments)
+            .env_clear()
+            .env("HOME", self.folder())
+            .env("BAO_ADDR", format!("unix://{}", self.socket().display()));
+        let done = run(&mut command, b"", Duration::from_mins(1));
+        assert!(done.status.success(), "bao {arguments:?}: {done:?}");
+        done.stdout
+    }
+
     /// `sys/seal-status`.
     pub fn seal_status(&self) -> Value {
         self.expect("GET", "sys/seal-status", None, None, 200)

@@ -657,7 +657,7 @@ fn another_user_is_told_the_sudo_line_that_works() {
     } else {
         ("root", PathBuf::from("/"))
     };
-    let mut command = site.command(&["status", "--output", "text"]);
+    let mut command = site.command(&["unseal", "--output", "text"]);
     command.env("STATE_DIRECTORY", &state);
     let program = command.get_program().display().to_string();
     let finished = as_user(SOMEBODY, command);
@@ -674,7 +674,7 @@ fn another_user_is_told_the_sudo_line_that_works() {
         "{line}"
     );
     assert!(
-        line.ends_with(&format!("{program} status --output text")),
+        line.ends_with(&format!("{program} unseal --output text")),
         "{line}"
     );
 

@@ -107,7 +107,7 @@ fn every_slot_opens_the_keyring_and_the_server() {
             let report = site.json(&["unseal"], 0);
             assert_eq!(
                 (&report["open"], &report["opened_by"]),
-                (&json!(true), &json!(slot)),
+                (&json!(true), &json!([slot])),
                 "{machine}: {report}"
             );
             assert!(!server.is_sealed());

@@ -283,7 +283,11 @@ fn needs_person(code: Code) -> bool {
 fn sudo_line(owner: &str) -> String {
     let quoted = |text: &OsStr| quoted(Path::new(text));
     let variables: Vec<_> = std::env::vars_os()
-        .filter(|(name, _)| name == "STATE_DIRECTORY" || name.as_encoded_bytes().starts_with(b"UNSEALER_"))
+        .filter(|(name, _)| {
+            name == "STATE_DIRECTORY"
+                || name == "RUNTIME_DIRECTORY"
+                || name.as_encoded_bytes().starts_with(b"UNSEALER_")
+        })
         .map(|(name, value)| format!("{}={}", name.display(), quoted(&value)))
         .collect();
     let mut line = format!("sudo -u {}", quoted(owner.as_ref()));

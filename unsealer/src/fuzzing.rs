@@ -4,8 +4,10 @@
 //! that a target can compare.
 
 use kdf_api::Secret;
+use uuid::Uuid;
 
 use crate::keyring::Payload;
+use crate::recovery::{Fault, Share, stanza};
 use crate::state::journal;
 use crate::state::proven::Proven;
 use crate::state::seen::Seen;
@@ -14,6 +16,16 @@ use crate::vault::{Address, Error, InitReply, SealStatus};
 /// The clear text of a payload.
 pub fn payload(text: &Secret) -> Result<Secret, String> {
     Payload::parse(text)?.to_secret().map_err(|error| error.message)
+}
+
+/// The clear text of a share file.
+pub fn share(text: &[u8]) -> Result<Share, String> {
+    Share::parse(text)
+}
+
+/// The clear text of a keyring's recovery.
+pub fn recovery_line(line: &[u8], id: Uuid, epoch: u64) -> Result<Secret, Fault> {
+    stanza::data_key(line, id, epoch)
 }
 
 /// The record of the keyrings that were seen.

@@ -1,7 +1,9 @@
 //! Key shares as servers, tools and people write them: in hex or in base64, alone or in lists.
 
-use kdf_api::Secret;
 use kdf_api::secret_text::FromBase64;
+use kdf_api::{Key, Secret};
+
+use crate::keyring::shamir::{self, Share};
 
 /// What a share may have, in bytes: a key of 16 to 32, and one more where it is split.
 const LENGTHS: std::ops::RangeInclusive<usize> = 16..=33;
@@ -41,6 +43,36 @@ pub(crate) fn check(shares: &[Secret]) -> Result<(), String> {
     Ok(())
 }
 
+/// Whether shares are of one key, as far as their number tells: what is more than the threshold hangs on the others.
+///
+/// A server splits as we do, over the same field; a share is the values, and after them where it stands (`shamir/shamir.go` of
+/// Vault and OpenBao). No key is computed here: the values at one share's place, by the others, are compared with its own.
+pub(crate) fn belong_together(shares: &[Secret], threshold: usize) -> bool {
+    let Some((first, others)) = shares.split_at_checked(threshold) else {
+        return true;
+    };
+    let Some(known) = first.iter().map(split).collect::<Option<Vec<_>>>() else {
+        // Shares of a key of another length, or a whole key: only the server can tell.
+        return true;
+    };
+    others.iter().all(|other| {
+        split(other).is_some_and(|(place, values)| {
+            // The polynomials moved so that this place is at 0; subtraction is XOR here.
+            let moved: Vec<_> = known
+                .iter()
+                .map(|(at, values)| Share::new(at ^ place, Key::copy_of(values.expose())))
+                .collect();
+            shamir::combine(&moved).is_ok_and(|expected| expected.same_as(&values))
+        })
+    })
+}
+
+/// Where a share of a 32-byte key stands, and its values there.
+fn split(share: &Secret) -> Option<(u8, Key)> {
+    let (place, values) = share.expose().split_last()?;
+    Some((*place, Key::copy_of(values.try_into().ok()?)))
+}
+
 /// Straight into a secret.
 fn from_hex(text: &str) -> Option<Secret> {
     let mut secret = Secret::zeroed(text.len() / 2);
@@ -63,7 +95,11 @@ pub(crate) fn has_duplicates(shares: &[Secret]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    #![allow(
+        clippy::unwrap_used,
+        clippy::indexing_slicing,
+        reason = "a test fails by panicking"
+    )]
     use proptest::prelude::*;
 
     use super::*;
@@ -93,6 +129,35 @@ mod tests {
             assert!(from_text(bad.as_bytes()).is_none(), "{bad}");
         }
         assert!(from_text(&[0xFF; 33]).is_none());
+    }
+
+    /// As a server splits a key: the values, and after them the place.
+    fn server_shares(threshold: u8, count: u8) -> Vec<Secret> {
+        let shares = shamir::split(&Key::random().unwrap(), threshold, count).unwrap();
+        shares
+            .iter()
+            .map(|share| Secret::copy_of(&[share.y().expose().as_slice(), &[share.x()]].concat()))
+            .collect()
+    }
+
+    #[test]
+    fn a_share_of_another_key_is_noticed_where_there_is_one_more_than_needed() {
+        for (threshold, count) in [(1, 1), (2, 2), (2, 3), (3, 5), (5, 9)] {
+            let mut shares = server_shares(threshold, count);
+            let threshold = usize::from(threshold);
+            assert!(belong_together(&shares, threshold));
+            shares.reverse();
+            assert!(belong_together(&shares, threshold), "in any order");
+            for index in 0..shares.len() {
+                for byte in [0, 31, 32] {
+                    let right = shares[index].expose()[byte];
+                    shares[index].expose_mut()[byte] ^= 0x40;
+                    assert_eq!(belong_together(&shares, threshold), shares.len() == threshold);
+                    shares[index].expose_mut()[byte] = right;
+                }
+            }
+            assert!(belong_together(&shares[..threshold], threshold));
+        }
     }
 
     proptest! {

@@ -28,6 +28,7 @@ pub mod cli;
 pub mod commands;
 pub mod config;
 pub mod credentials;
+pub mod daemon;
 pub mod error;
 pub mod exit;
 pub mod fault;

@@ -19,8 +19,9 @@ mod reader;
 mod reader_recovery;
 mod reader_shares;
 mod reader_tpm;
+mod shares;
 mod slots_and_recovery;
-
+mod topologies;
 mod tpm_errors;
 mod using_a_tpm;
 mod vectors;

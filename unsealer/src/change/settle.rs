@@ -37,6 +37,8 @@ impl Changer<'_> {
         ));
         durable::remove_left_beside(self.state.keyring())?;
         self.remove_older_epoch(keyring)?;
+        // It may be the one of the data key before, for recipients that are none any more.
+        self.refresh_kit(keyring)?;
         let ownerless = ownerless(&operation, &owned);
         if let Some(error) = self.retire_all(&mut operation, &ownerless)? {
             self.app.progress.warn(format!(

@@ -66,6 +66,16 @@ pub fn run(app: &App, arguments: &Arguments) -> Result<Report, Error> {
                 .to_owned(),
         });
     }
+    let previous = changer.state.previous_keyring();
+    if previous.exists() {
+        return Err(Error::Ambiguous {
+            what: format!(
+                "there is no keyring, but the generation before one: {}",
+                previous.display()
+            ),
+            hint: "if the keyring was lost, that is the way back; if not, move it away".to_owned(),
+        });
+    }
     changer.settle_without_keyring()?;
     let names: Vec<_> = app.config.slot.keys().cloned().collect();
     let policy = app.config.policy.unwrap_or_default();
@@ -99,10 +109,21 @@ pub fn run(app: &App, arguments: &Arguments) -> Result<Report, Error> {
 fn replace(app: &App, nodes: &[NodeClient], arguments: &Arguments) -> Result<Report, Error> {
     let changer = Changer::new(app)?;
     let mut keyring = changer.open()?;
+    refuse_other_recipients(app, &keyring)?;
     let taken = take(app, nodes, arguments)?;
+    let ids = (&keyring.body.public.cluster_id, &taken.public.cluster_id);
+    if let (Some(ours), Some(theirs)) = ids
+        && ours != theirs
+    {
+        return Err(unchanged(format!(
+            "the keyring holds the shares of the cluster {ours}, and these are of the cluster {theirs}"
+        )));
+    }
     if let Some(present) = &keyring.payload.active
         && key_shares::same(&present.shares, &taken.shares)
     {
+        // What was stopped before has perhaps not come to it.
+        changer.refresh_kit(&keyring)?;
         let text = "the keyring has these shares already: nothing to do";
         return Ok(Report::done(
             text,
@@ -125,6 +146,24 @@ fn replace(app: &App, nodes: &[NodeClient], arguments: &Arguments) -> Result<Rep
     let mut report = Report::done(text, json);
     taken.tell(&mut report, arguments);
     Ok(report)
+}
+
+/// The new shares are for whoever opens the keyring: not for a recipient that was taken out of the configuration.
+fn refuse_other_recipients(app: &App, keyring: &Keyring) -> Result<(), Error> {
+    let named = app.config.recovery.names();
+    let stanza = keyring.body.recovery.as_ref();
+    let other = stanza.and_then(|stanza| {
+        let names = stanza.recipients().names();
+        names.iter().find(|name| !named.contains(name))
+    });
+    match other {
+        None => Ok(()),
+        Some(name) => Err(Error::Config {
+            place: "recovery".to_owned(),
+            what: format!("does not name {name}, who can recover the keyring and would have the new shares"),
+            hint: Some("`unsealer keyring rekey` takes that recipient out of the keyring".to_owned()),
+        }),
+    }
 }
 
 /// Shares that are to be adopted, compared with the server.
@@ -215,19 +254,24 @@ fn take(app: &App, nodes: &[NodeClient], arguments: &Arguments) -> Result<Taken,
     for node in nodes {
         states.push((node, node.state()?));
     }
-    let (first, status) = initialised(&states)?;
+    let status = initialised(&states)?;
     let imported = match &arguments.from {
         Some(file) => Imported::read(file, || Identity::read(arguments.identity.as_deref(), app.asking))?,
         None => typed(app.asking, status)?,
     };
-    check(first, status, &imported)?;
     let threshold = u8::try_from(status.threshold).unwrap_or(u8::MAX);
     let mut public = Public {
         shares: u8::try_from(imported.shares.len()).ok(),
         threshold: Some(threshold),
-        cluster_id: Public::showable(imported.cluster_id),
-        cluster_name: Public::showable(imported.cluster_name),
+        cluster_id: Public::showable(imported.cluster_id.clone()),
+        cluster_name: Public::showable(imported.cluster_name.clone()),
     };
+    for (node, state) in &states {
+        if let Some(status) = state.status().filter(|status| status.initialized) {
+            check(node, status, &imported)?;
+            name_cluster(&mut public, node, status)?;
+        }
+    }
     let mut proven = false;
     for (node, state) in &states {
         if !matches!(state, NodeState::Sealed(_)) {
@@ -242,14 +286,8 @@ fn take(app: &App, nodes: &[NodeClient], arguments: &Arguments) -> Result<Taken,
         ))?;
         app.progress
             .step(format!("node {}: unsealed with these shares", node.name));
-        public.cluster_id = Public::showable(status.cluster_id).or_else(|| public.cluster_id.take());
-        public.cluster_name = Public::showable(status.cluster_name).or_else(|| public.cluster_name.take());
+        name_cluster(&mut public, node, &status)?;
         proven = true;
-    }
-    if let (false, Some(status)) = (proven, states.iter().find_map(|(_, state)| state.status())) {
-        public.cluster_id = Public::showable(status.cluster_id.clone()).or_else(|| public.cluster_id.take());
-        public.cluster_name =
-            Public::showable(status.cluster_name.clone()).or_else(|| public.cluster_name.take());
     }
     Ok(Taken {
         shares: imported.shares,
@@ -262,10 +300,32 @@ fn take(app: &App, nodes: &[NodeClient], arguments: &Arguments) -> Result<Taken,
     })
 }
 
-/// The first node that is initialised. All of them must answer clearly, and be of a kind that key shares open.
-fn initialised<'a>(
-    states: &'a [(&'a NodeClient, NodeState)],
-) -> Result<(&'a NodeClient, &'a SealStatus), Error> {
+/// Notes of which cluster a node is, which all of them are to agree on. A sealed one does not say.
+fn name_cluster(public: &mut Public, node: &NodeClient, status: &SealStatus) -> Result<(), Error> {
+    let id = Public::showable(status.cluster_id.clone());
+    if let (Some(known), Some(id)) = (&public.cluster_id, &id)
+        && known != id
+    {
+        return Err(unchanged(format!(
+            "node {} is of the cluster {id}, and the shares are of the cluster {known}",
+            node.name
+        )));
+    }
+    public.cluster_id = id.or_else(|| public.cluster_id.take());
+    public.cluster_name =
+        Public::showable(status.cluster_name.clone()).or_else(|| public.cluster_name.take());
+    Ok(())
+}
+
+fn unchanged(what: String) -> Error {
+    Error::Ambiguous {
+        what,
+        hint: "nothing was changed".to_owned(),
+    }
+}
+
+/// What the first node says that is initialised. All of them must answer clearly, and be of a kind that key shares open.
+fn initialised<'a>(states: &'a [(&'a NodeClient, NodeState)]) -> Result<&'a SealStatus, Error> {
     for (node, state) in states {
         match state {
             NodeState::Unreachable(error) | NodeState::Unknown(error) => {
@@ -280,14 +340,12 @@ fn initialised<'a>(
             _ => {}
         }
     }
-    let initialised = states.iter().find_map(|(node, state)| {
-        let status = state.status().filter(|status| status.initialized)?;
-        Some((*node, status))
-    });
-    initialised.ok_or_else(|| Error::Ambiguous {
-        what: "no node is initialised: there is nothing to adopt".to_owned(),
-        hint: "`unsealer init` makes a new server".to_owned(),
-    })
+    let mut said = states.iter().filter_map(|(_, state)| state.status());
+    said.find(|status| status.initialized)
+        .ok_or_else(|| Error::Ambiguous {
+            what: "no node is initialised: there is nothing to adopt".to_owned(),
+            hint: "`unsealer init` makes a new server".to_owned(),
+        })
 }
 
 fn check(node: &NodeClient, status: &SealStatus, imported: &Imported) -> Result<(), Error> {
@@ -310,20 +368,15 @@ fn check(node: &NodeClient, status: &SealStatus, imported: &Imported) -> Result<
             "the shares are said to open with another number of them than node {}, which needs {}",
             node.name, status.threshold
         )
-    } else if imported
-        .cluster_id
-        .as_ref()
-        .zip(status.cluster_id.as_ref())
-        .is_some_and(|(ours, theirs)| ours != theirs)
-    {
-        format!("the shares are of another cluster than node {}", node.name)
+    } else if !key_shares::belong_together(
+        &imported.shares,
+        usize::try_from(status.threshold).unwrap_or(usize::MAX),
+    ) {
+        "the shares do not belong together: one is mistyped, or they are of more than one server".to_owned()
     } else {
         return Ok(());
     };
-    Err(Error::Ambiguous {
-        what,
-        hint: "nothing was changed".to_owned(),
-    })
+    Err(unchanged(what))
 }
 
 /// Shares that a person types, each once and without echo, until there are all or an empty line ends it.

@@ -2,15 +2,16 @@
 
 use std::path::PathBuf;
 
+use kdf_api::Retry;
 use tracing::info;
 
 use super::changed::{self, Forced};
 use crate::app::App;
-use crate::change::{Changer, Wanted};
+use crate::change::{Changer, Wanted, slot_fault};
 use crate::error::Error;
 use crate::keyring::{Body, Keyring, Policy};
 use crate::open;
-use crate::recovery::Identity;
+use crate::recovery::{Fault, Identity};
 use crate::report::Report;
 use crate::told::Told;
 
@@ -47,7 +48,7 @@ pub fn run(app: &App, arguments: &Arguments) -> Result<Report, Error> {
         fault,
     };
     if !locked.body.has_recovery() {
-        return Err(refused(crate::recovery::Fault::NoRecipient));
+        return Err(refused(Fault::NoRecovery));
     }
     let identity = Identity::read(arguments.recovery_identity.as_deref(), app.asking)?;
     let body = locked.body.clone();
@@ -74,6 +75,9 @@ fn recover(changer: &Changer<'_>, keyring: Keyring, arguments: &Arguments) -> Re
         app.progress.step(format!("slot {slot}: opens, and stays"));
     }
     for (slot, error) in &attempt.failed {
+        if changer.slots.is_configured(slot) && error.code.retry() != Retry::Never {
+            return Err(not_dead(slot, error));
+        }
         app.progress.step(format!(
             "slot {slot}: dead, and goes: {}",
             Told::from(error).text("  ")
@@ -103,6 +107,19 @@ fn recover(changer: &Changer<'_>, keyring: Keyring, arguments: &Arguments) -> Re
         ..Wanted::default()
     };
     changed::make(changer, OP, keyring, &wanted)
+}
+
+/// A slot that lacks its PIN, or whose device is busy, opens another time: nobody takes it out by a slip of the finger.
+fn not_dead(slot: &str, error: &kdf_api::Error) -> Error {
+    let hint = format!(
+        "it may open another time, so it is not taken out; nothing was changed. If it is dead all the same, take [slot.{slot}] \
+         out of the configuration first"
+    );
+    let hint = match &error.hint {
+        Some(its) => format!("{its}; {hint}"),
+        None => hint,
+    };
+    slot_fault(slot, error.clone().hint(hint))
 }
 
 /// What is asked for, else what the configuration says where that fits, else as many slots as before.

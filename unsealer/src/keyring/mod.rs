@@ -119,7 +119,7 @@ impl Locked {
 
     /// The data key, by a recovery identity. Whether it is the right one, [`Locked::open`] finds out.
     pub fn recover(&self, identity: &recovery::Identity) -> Result<DataKey, recovery::Fault> {
-        let stanza = self.body.recovery.as_ref().ok_or(recovery::Fault::NoRecipient)?;
+        let stanza = self.body.recovery.as_ref().ok_or(recovery::Fault::NoRecovery)?;
         let key = stanza.open(identity, self.body.id, self.body.epoch)?;
         DataKey::new(key).ok_or_else(|| recovery::Fault::Content("holds no data key".to_owned()))
     }

@@ -38,6 +38,9 @@ pub enum Fault {
     /// There is nobody to encrypt to.
     #[error("no recipient is named")]
     NoRecipient,
+    /// A keyring that no identity opens.
+    #[error("has no recovery: only its slots open it")]
+    NoRecovery,
     /// Something that is no identity, or none of ours.
     #[error("{0}")]
     Identity(&'static str),
@@ -86,6 +89,10 @@ impl Fault {
                 Some("`age-keygen` makes a key pair; the line `public key: age1…` has the recipient")
             }
             Self::NoRecipient => Some("name one in the configuration: recovery = [\"age1…\"]"),
+            Self::NoRecovery => Some(
+                "where they do not any more, the way back is a recovery kit, the keyring of another host, or whoever has the \
+                 shares: `unsealer adopt` takes them over",
+            ),
             Self::Identity(_) => {
                 Some("it is a file as `age-keygen` writes it, or one line AGE-SECRET-KEY-1…")
             }

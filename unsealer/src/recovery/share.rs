@@ -105,7 +105,7 @@ impl Share {
         Self::parse(text.as_bytes()).map_err(Fault::Content)
     }
 
-    fn parse(text: &[u8]) -> Result<Self, String> {
+    pub(crate) fn parse(text: &[u8]) -> Result<Self, String> {
         let read: Read =
             json::parse(text, LIMITS).map_err(|fault| format!("holds no key shares: it {fault}"))?;
         if read.format != FORMAT {

@@ -47,19 +47,24 @@ impl Stanza {
     /// MAC tell.
     pub fn open(&self, identity: &Identity, id: Uuid, epoch: u64) -> Result<Secret, Fault> {
         let line = seal::open(&self.age, identity, MAX_LINE)?;
-        let refused = || Fault::Content("holds something that is not the data key of a keyring".to_owned());
-        let line = Line::parse(line.as_bytes()).ok_or_else(refused)?;
-        if line.keyring != id {
-            return Err(Fault::OtherKeyring(line.keyring));
-        }
-        if line.epoch != epoch {
-            return Err(Fault::OtherEpoch {
-                found: line.epoch,
-                wanted: epoch,
-            });
-        }
-        Ok(line.key)
+        data_key(line.as_bytes(), id, epoch)
     }
+}
+
+/// The data key in the clear text, if that is of this keyring and epoch.
+pub(crate) fn data_key(line: &[u8], id: Uuid, epoch: u64) -> Result<Secret, Fault> {
+    let refused = || Fault::Content("holds something that is not the data key of a keyring".to_owned());
+    let line = Line::parse(line).ok_or_else(refused)?;
+    if line.keyring != id {
+        return Err(Fault::OtherKeyring(line.keyring));
+    }
+    if line.epoch != epoch {
+        return Err(Fault::OtherEpoch {
+            found: line.epoch,
+            wanted: epoch,
+        });
+    }
+    Ok(line.key)
 }
 
 /// The clear text: `unsealer-recovery/v1 keyring=<uuid> epoch=<n> key=<base64>\n`, and nothing else.

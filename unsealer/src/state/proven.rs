@@ -83,7 +83,7 @@ impl Proven {
 }
 
 /// The kernel's name for this boot; empty where it does not say.
-fn boot_id() -> String {
+pub(super) fn boot_id() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
         .unwrap_or_default()
         .trim()

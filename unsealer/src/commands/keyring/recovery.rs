@@ -46,7 +46,7 @@ pub(super) fn kit(app: &App, to: Option<&Path>) -> Result<Report, Error> {
         let opened = open::open(&state, &app.config, &slots, Lock::Exclusive(&lock))?;
         (opened, Some(lock))
     };
-    let kit = kit::make(&opened.keyring)?;
+    let kit = kit::make(&opened.keyring, &app.config.recovery)?;
     let path = if let Some(path) = to {
         durable::create(path, &kit)?;
         path.to_owned()
@@ -61,11 +61,7 @@ pub(super) fn kit(app: &App, to: Option<&Path>) -> Result<Report, Error> {
         generation = body.generation,
         "a recovery kit was written"
     );
-    let recipients = body
-        .recovery
-        .as_ref()
-        .map(|stanza| stanza.recipients().names().to_vec())
-        .unwrap_or_default();
+    let recipients = app.config.recovery.names();
     let text = format!(
         "{}: the key shares, for {}. Keep a copy apart from this machine, and not beside the identity: \
          `age -d -i IDENTITY {0}` shows the shares, with nothing else needed.",
