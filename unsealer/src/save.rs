@@ -93,16 +93,19 @@ pub fn commit(state: &StateFolder, keyring: &mut Keyring, prepared: Prepared) ->
 }
 
 /// Puts a whole keyring file that somebody else has written in the place of the present one, which is kept as the generation
-/// before.
-pub fn install(state: &StateFolder, bytes: &[u8], identity: &Identity) -> Result<(), Error> {
-    let present = durable::read(state.keyring(), MAX_FILE)?
-        .and_then(|bytes| Locked::parse(&bytes).ok())
-        .map(|locked| locked.identity());
+/// before. `known` is the present one, if we know it: no other is accepted on the way, or a crash before the rename would
+/// leave somebody else's keyring accepted.
+pub fn install(
+    state: &StateFolder,
+    bytes: &[u8],
+    identity: &Identity,
+    known: Option<&Identity>,
+) -> Result<(), Error> {
     let prepared = prepare(state, bytes.len())?;
     let staged = prepared.keyring.stage(bytes)?;
-    let both: Vec<_> = present
-        .iter()
-        .filter(|present| present.id == identity.id && present.sha256 != identity.sha256)
+    let both: Vec<_> = known
+        .into_iter()
+        .filter(|known| known.id == identity.id && known.sha256 != identity.sha256)
         .chain([identity])
         .collect();
     prepared.seen.commit(&Seen::text(identity.id, &both))?;
