@@ -5,6 +5,7 @@ use tracing::warn;
 
 use crate::error::Error;
 use crate::keyring::{Identity, Keyring, Locked, MAX_FILE, Written};
+use crate::recovery::kit;
 use crate::state::StateFolder;
 use crate::state::durable::{self, Reservation, Staged};
 use crate::state::seen::{self, Seen};
@@ -127,6 +128,17 @@ pub fn finish_stopped_save(state: &StateFolder, keyring: Keyring) -> Result<Keyr
     durable::finish(state.keyring(), &bytes)?;
     Seen::record(state, next.body.id, &[next.identity()])?;
     Ok(next)
+}
+
+/// Removes whatever writes that were stopped have left beside our files. What a stopped change has left is never put in its
+/// place later: its slots may be those that were taken back.
+pub fn remove_stopped_writes(state: &StateFolder) -> Result<(), Error> {
+    let files = [state.keyring().to_owned(), state.previous_keyring()];
+    let named = [seen::FILE, "proven.json", "journal.jsonl", kit::FILE];
+    for file in files.into_iter().chain(named.map(|name| state.file(name))) {
+        durable::remove_left_beside(&file)?;
+    }
+    Ok(())
 }
 
 /// Whether a stopped save has left a keyring with shares beside the present one.

@@ -15,7 +15,7 @@ use tracing::info;
 use super::init::require_recovery;
 use super::{asking, changed};
 use crate::app::{App, NodeClient};
-use crate::change::{Changer, Plan};
+use crate::change::{self, Changer, Plan};
 use crate::credentials::{self, Asking};
 use crate::error::Error;
 use crate::import::Imported;
@@ -27,7 +27,7 @@ use crate::save;
 use crate::vault::{self, NodeState, SealStatus};
 
 /// The name of the operation in the journal.
-const OP: &str = "adopt";
+const OP: &str = change::ADOPT;
 
 /// What the command line says of `adopt`.
 #[derive(Clone, Debug, Default, clap::Args)]
