@@ -24,6 +24,7 @@ use crate::keyring::{Active, Keyring, Public, Retired};
 use crate::recovery::Identity;
 use crate::report::Report;
 use crate::save;
+use crate::state::journal::Step;
 use crate::vault::{self, NodeState, SealStatus};
 
 /// The name of the operation in the journal.
@@ -131,8 +132,12 @@ fn replace(app: &App, nodes: &[NodeClient], arguments: &Arguments) -> Result<Rep
         ));
     }
     taken.put_into(&mut keyring);
+    // So that the next change makes the kit anew if this one is stopped before it does.
+    let mut operation = changer.journal.begin(OP)?;
     save::save(&changer.state, &mut keyring)?;
+    operation.note(Step::Saved)?;
     changer.refresh_kit(&keyring)?;
+    operation.note(Step::Done)?;
     info!(
         audit = "shares-replaced",
         proven = taken.proven,
