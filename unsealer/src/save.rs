@@ -23,7 +23,10 @@ const SEEN_ROOM: usize = 4096;
 
 /// Makes ready for a save of at most `size` bytes.
 pub fn prepare(state: &StateFolder, size: usize) -> Result<Prepared, Error> {
-    if let Some(present) = durable::read(state.keyring(), MAX_FILE)? {
+    // One that is damaged is not worth the good one that may have been kept.
+    if let Some(present) = durable::read(state.keyring(), MAX_FILE)?
+        && Locked::parse(&present).is_ok()
+    {
         durable::replace(&state.previous_keyring(), &present)?;
     }
     Ok(Prepared {
