@@ -118,7 +118,8 @@ impl Site {
     /// Another machine that is the same in all: configuration, programs, state and devices. Its paths are its own.
     #[must_use]
     pub fn twin(&self) -> Self {
-        let folder = private_folder();
+        // In memory, where waiting for the disk costs nothing: a twin is for many short runs.
+        let folder = TempDir::new_in("/dev/shm").unwrap_or_else(|_| private_folder());
         let mut copy = Command::new("/usr/bin/cp");
         copy.args(["-a", "-T"]).arg(self.folder()).arg(folder.path());
         let copied = run(&mut copy, b"", LIMIT);

@@ -11,15 +11,18 @@
 )]
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::ffi::OsString;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use kdf_api::Secret;
+use rustix::fs::{FlockOperation, flock};
 use serde_json::json;
 use unsealer::credentials::Asking;
-use unsealer::keyring::Keyring;
+use unsealer::keyring::{Keyring, Locked};
 use unsealer::recovery::{Identity, seal};
 use unsealer::state::StateFolder;
 use unsealer::state::journal::Journal;
@@ -29,8 +32,9 @@ use unsealer_tests::points::{Points, for_each, kill_at, limited, run_with};
 use unsealer_tests::process::{Finished, Guard, bin, run};
 use unsealer_tests::site::Site;
 use unsealer_tests::standing::{Standing, accepted, unproven};
-use unsealer_tests::two_slots::{self, hidden_material, material, prunable};
+use unsealer_tests::two_slots::{self, material};
 use unsealer_tests::wait;
+use uuid::Uuid;
 
 const SOON: Duration = Duration::from_mins(1);
 const PRUNE: &[&str] = &["slot", "prune"];
@@ -447,7 +451,8 @@ impl Learnt {
         with_files(site, self.change.command)
     }
 
-    /// Where something is done; the other points are moments between two of these.
+    /// Where a kill leaves another state than at the point before. Neither making a file durable nor reading it again changes
+    /// what the next run sees; but of the keyring itself no step is left out.
     fn steps(&self) -> Vec<usize> {
         let moments = [
             "before enroll ",
@@ -455,8 +460,33 @@ impl Learnt {
             "before again ",
             "before retire ",
         ];
-        let is_step = |point: &str| is_write(point) || moments.iter().any(|moment| point.starts_with(moment));
+        let changes = ["reserve ", "write ", "fsync ", "append ", "remove "];
+        let is_step = |point: &str| {
+            point.contains(" keyring.json#")
+                || changes.iter().chain(&moments).any(|step| point.starts_with(step))
+        };
         self.places(is_step)
+    }
+
+    /// One in so many of these, beginning elsewhere for each command: they go the same ways. With `EVERY_POINT` it is all of
+    /// them.
+    fn one_in(&self, step: usize, places: Vec<usize>) -> Vec<usize> {
+        let first = self.points.all().len();
+        let all = std::env::var_os("EVERY_POINT").is_some();
+        let numbered = places.into_iter().enumerate();
+        numbered
+            .filter(|(number, _)| all || (number + first) % step == 0)
+            .map(|(_, place)| place)
+            .collect()
+    }
+
+    /// Which of two numbers it is, by the policy: under k of n little is different.
+    fn by_policy(&self, any: usize, threshold: usize) -> usize {
+        if self.change.policy == "any" {
+            any
+        } else {
+            threshold
+        }
     }
 
     fn places(&self, wanted: impl Fn(&str) -> bool) -> Vec<usize> {
@@ -464,12 +494,6 @@ impl Learnt {
         all.filter(|(_, point)| wanted(point))
             .map(|(place, _)| place)
             .collect()
-    }
-
-    /// Whether the changed keyring is in its place when a point is reached.
-    fn is_in_place(&self, place: usize) -> bool {
-        let renames = self.places(|point| point.starts_with("rename keyring.json#"));
-        renames.last().is_some_and(|rename| place > *rename)
     }
 
     /// Whether the journal has an unfinished operation when the program is killed at a point.
@@ -486,7 +510,8 @@ impl Learnt {
     fn assert_stands(&self, site: &Site, in_place: bool) {
         let stands = Standing::of(site);
         if !in_place {
-            assert_eq!(stands, self.before);
+            let [now, before] = [site, &self.machine].map(|site| fs::read(site.keyring()).unwrap());
+            assert!(now == before, "the keyring was changed: {stands:?}");
             return;
         }
         let shape = |standing: &Standing| (standing.generation, standing.epoch, standing.policy.clone());
@@ -501,11 +526,22 @@ impl Learnt {
         }
     }
 
-    /// Asserts that whatever lies there opens by each slot that is not dead, and that all that is on devices is known.
+    /// Asserts that whatever lies there opens by each slot, and that all that is on devices is known.
     fn assert_opens(&self, site: &Site, in_place: bool) {
-        let dead = self.change.before == Before::Dead && !in_place;
-        site.expect(&["slot", "test"], i32::from(dead));
-        assert_eq!(hidden_material(site), NONE, "hidden material");
+        if in_place {
+            site.expect(&["slot", "test"], 0);
+        } else {
+            // It is the file that opened before: so it opens if the devices have all that they had.
+            let had = names(&self.machine);
+            assert!(had.is_subset(&names(site)), "something is gone: {had:?}");
+        }
+        let mut hidden = material(site);
+        let known: Vec<_> = owned(site)
+            .chain(orphans(site))
+            .map(|id| id.to_string())
+            .collect();
+        hidden.retain(|file| !known.iter().any(|id| file.to_str().unwrap().contains(id)));
+        assert_eq!(hidden, NONE, "hidden material");
     }
 
     /// Asserts that nothing is left over: on the devices, in the journal, in the state folder. What somebody has put back is
@@ -514,37 +550,8 @@ impl Learnt {
         if self.change.before == Before::Copied {
             site.expect(PRUNE, 0);
         }
-        site.expect(&["keyring", "verify", "--deep"], 0);
+        assert_tidy(site);
         let stands = Standing::of(site);
-        let state = StateFolder::open(&site.state(), None).unwrap();
-        assert!(
-            Journal::of(&state).unfinished().unwrap().is_none(),
-            "it is not over"
-        );
-        let ids = stands.slots.iter().map(|(_, id)| id.parse().unwrap());
-        assert_eq!(Journal::of(&state).orphans(&ids.collect::<Vec<_>>()).unwrap(), []);
-        let (material, count) = (material(site), stands.slots.len());
-        assert_eq!(material.len(), count, "{material:?}");
-        let owned = |file: &PathBuf| {
-            stands
-                .slots
-                .iter()
-                .any(|(_, id)| file.to_str().unwrap().contains(id))
-        };
-        assert!(material.iter().all(owned), "{material:?}");
-
-        let known = [
-            "journal.jsonl",
-            "keyring.json",
-            "keyring.prev.json",
-            "lock",
-            "proven.json",
-            "recovery-kit.age",
-            "seen.json",
-        ];
-        let files = two_slots::state_files(site);
-        assert!(files.is_subset(&known.map(str::to_owned).into()), "{files:?}");
-        assert_eq!(accepted(site).len(), 1);
         // Only what somebody has put back may be older than what was there before.
         if let Some(previous) = Standing::before(site)
             && self.change.before != Before::Copied
@@ -554,22 +561,21 @@ impl Learnt {
                 "the generation before has another data key"
             );
         }
-        // All slots were enrolled in this boot, so none of them is proven across a reboot.
-        let unproven: BTreeSet<_> = unproven(site).into_iter().collect();
-        for name in stands.names() {
-            assert!(unproven.contains(name), "{name} counts as proven: {unproven:?}");
-        }
-        let keyring = opened::keyring(site);
+        // By the recovery identity, which takes no program.
+        let locked = Locked::parse(&fs::read(site.keyring()).unwrap()).unwrap();
+        let data_key = locked.recover(&identity(site)).unwrap();
         let expected = &self.shares[usize::from(in_place)];
-        assert!(same(&shares(&keyring), expected), "other shares");
+        assert!(
+            same(&shares(&locked.open(data_key).unwrap()), expected),
+            "other shares"
+        );
         self.assert_kit(site, &stands, expected);
     }
 
     /// The kit has the shares, and is of the data key that stands. What somebody has put back has other numbers.
     fn assert_kit(&self, site: &Site, stands: &Standing, shares: &[Secret]) {
-        let identity = Identity::read(Some(Path::new(&file(site, "IDENTITY"))), Asking::Forbidden).unwrap();
         let kit = fs::read(site.state().join("recovery-kit.age")).unwrap();
-        let kit = seal::open(&kit, &identity, 1 << 20).unwrap();
+        let kit = seal::open(&kit, &identity(site), 1 << 20).unwrap();
         let kit = str::from_utf8(kit.as_bytes()).unwrap();
         for (share, number) in shares.iter().zip(1..) {
             let share = share.to_base64();
@@ -611,6 +617,76 @@ impl Learnt {
     }
 }
 
+/// Asserts that a keyring opens by each slot, and that nothing is left over: on the devices, in the journal, in the state
+/// folder.
+fn assert_tidy(site: &Site) {
+    site.expect(&["keyring", "verify", "--deep"], 0);
+    let stands = Standing::of(site);
+    assert!(journal(site).unfinished().unwrap().is_none(), "it is not over");
+    assert!(orphans(site).is_empty(), "an enrolment is left");
+    let (material, count) = (material(site), stands.slots.len());
+    assert_eq!(material.len(), count, "{material:?}");
+    let owned = |file: &PathBuf| {
+        stands
+            .slots
+            .iter()
+            .any(|(_, id)| file.to_str().unwrap().contains(id))
+    };
+    assert!(material.iter().all(owned), "{material:?}");
+
+    let known = [
+        "journal.jsonl",
+        "keyring.json",
+        "keyring.prev.json",
+        "lock",
+        "proven.json",
+        "recovery-kit.age",
+        "seen.json",
+    ];
+    let files = two_slots::state_files(site);
+    assert!(files.is_subset(&known.map(str::to_owned).into()), "{files:?}");
+    assert_eq!(accepted(site).len(), 1);
+}
+
+/// All slots were enrolled in this boot, so none of them is proven across a reboot.
+fn assert_unproven(site: &Site) {
+    let unproven: BTreeSet<_> = unproven(site).into_iter().collect();
+    for name in Standing::of(site).names() {
+        assert!(unproven.contains(name), "{name} counts as proven: {unproven:?}");
+    }
+}
+
+fn identity(site: &Site) -> Identity {
+    Identity::read(Some(Path::new(&file(site, "IDENTITY"))), Asking::Forbidden).unwrap()
+}
+
+fn journal(site: &Site) -> Journal {
+    Journal::of(&StateFolder::open(&site.state(), None).unwrap())
+}
+
+/// The enrolments that slots of the keyring own.
+fn owned(site: &Site) -> impl Iterator<Item = Uuid> {
+    let slots = Standing::of_file(&site.keyring()).map(|standing| standing.slots);
+    slots.into_iter().flatten().map(|(_, id)| id.parse().unwrap())
+}
+
+/// The enrolments that `slot prune --list` shows.
+fn orphans(site: &Site) -> Vec<Uuid> {
+    let owned: Vec<_> = owned(site).collect();
+    let orphans = journal(site).orphans(&owned).unwrap();
+    orphans.into_iter().map(|(id, _)| id).collect()
+}
+
+/// What lies on the devices that slots of the keyring own, by name.
+fn names(site: &Site) -> BTreeSet<OsString> {
+    let owned: Vec<_> = owned(site).map(|id| id.to_string()).collect();
+    let name = |file: PathBuf| file.file_name().unwrap().to_owned();
+    let names = material(site).into_iter().map(name);
+    names
+        .filter(|name| owned.iter().any(|id| name.to_str().unwrap().contains(id)))
+        .collect()
+}
+
 fn shares(keyring: &Keyring) -> Vec<Secret> {
     let shares = &keyring.payload.active.as_ref().unwrap().shares;
     shares
@@ -626,6 +702,37 @@ fn same(some: &[Secret], others: &[Secret]) -> bool {
 /// Whether a step is one of a write; others are moments between two of these.
 fn is_write(point: &str) -> bool {
     !point.starts_with("before ") && !point.starts_with("after ")
+}
+
+/// Whether the changed keyring is in its place when a point is reached.
+fn is_in_place(points: &Points, place: usize) -> bool {
+    let is_rename = |point: &String| point.starts_with("rename keyring.json#");
+    let rename = points.all().iter().rposition(is_rename);
+    rename.is_some_and(|rename| place > rename)
+}
+
+/// Whether it comes into its place with a fault at a point.
+fn goes_in_place(fault: &str, points: &Points, place: usize) -> bool {
+    if fault == "kill" {
+        return is_in_place(points, place);
+    }
+    // Which slots are proven is advice.
+    let advice = points.all()[place].contains(" proven.json#");
+    let proven = || {
+        let before = points.all().iter().position(|point| point == "before proven#1")?;
+        Some(points.first(before, "append "))
+    };
+    // Once the line of it is in the journal, what is still to be written has its room.
+    let has_room = fault == "fills" && proven().is_some_and(|proven| place > proven);
+    is_in_place(points, place) || advice || has_room
+}
+
+/// A child that was just forked has the dead one's lock until it execs.
+fn wait_for_lock(site: &Site) {
+    wait::until("the lock is free", SOON, || {
+        let lock = File::open(site.state().join("lock"));
+        lock.is_ok_and(|lock| flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok())
+    });
 }
 
 /// How much was tried: `cargo test -- --nocapture` shows it.
@@ -661,13 +768,16 @@ fn name((learnt, place): &Case<'_>) -> String {
 fn killed_at_every_step() {
     let machines = Machines::new();
     let learnt = Learnt::all(&machines);
-    let cases = cases(&learnt, Learnt::steps);
+    let cases = cases(&learnt, |learnt| {
+        learnt.one_in(learnt.by_policy(1, 3), learnt.steps())
+    });
     tell("killed", cases.len());
     assert!(cases.len() > 500, "{}", cases.len());
     for_each(&cases, name, |&(learnt, place)| {
         let site = learnt.machine.twin();
         kill_at(&site, &learnt.points.all()[place], &words(&learnt.command(&site)));
-        let in_place = learnt.is_in_place(place);
+        wait_for_lock(&site);
+        let in_place = is_in_place(&learnt.points, place);
         learnt.assert_stands(&site, in_place);
         learnt.assert_opens(&site, in_place);
         let unfinished = site.json(&["status"], 0)["keyring"]["unfinished"].clone();
@@ -686,6 +796,7 @@ fn killed_at_every_step() {
             assert!(said.stderr_text().contains(&words), "{said:?}");
         }
         learnt.assert_over(&site, in_place);
+        assert_unproven(&site);
     });
 }
 
@@ -694,9 +805,11 @@ fn full_at(fault: &str, &(learnt, place): &Case<'_>) {
     let site = learnt.machine.twin();
     let point = &learnt.points.all()[place];
     let failed = run_with(&site, &format!("{fault}:{point}"), &words(&learnt.command(&site)));
-    let in_place = learnt.is_in_place(place);
+    let in_place = goes_in_place(fault, &learnt.points, place);
     let code = failed.code();
-    assert!(code == 1 || code == 0 && advice_only(learnt, place), "{failed:?}");
+    // Whether a slot is proven is advice, and what comes after the rename may come later, or fail, too.
+    let unharmed = in_place || learnt.before == learnt.after;
+    assert!(code == 1 || code == 0 && unharmed, "{failed:?}");
     let said = failed.stderr_text();
     assert!(code == 0 || said.contains("No space left on device"), "{said}");
     assert!(
@@ -710,24 +823,291 @@ fn full_at(fault: &str, &(learnt, place): &Case<'_>) {
     if fault == "full" && !in_place && begins.first().is_some_and(|begun| place > *begun) {
         // It was taken back at once, and not left to the next run.
         assert!(said.contains("taking back"), "{said}");
-        assert_eq!(prunable(&site), [""; 0]);
-        assert!(site.json(&["status"], 0)["keyring"]["unfinished"].is_null());
+        assert!(orphans(&site).is_empty(), "it is left to the next run");
+        assert!(journal(&site).unfinished().unwrap().is_none());
     }
     let (_, in_place) = learnt.goes_on(&site, in_place, place % 2 == 1);
     learnt.assert_over(&site, in_place);
-}
-
-/// What is written there is advice, or is written by the next opening if not now.
-fn advice_only(learnt: &Learnt, place: usize) -> bool {
-    let point = &learnt.points.all()[place];
-    point.contains("proven.json") || learnt.is_in_place(place) || learnt.before == learnt.after
+    if !point.contains(" proven.json#") {
+        assert_unproven(&site);
+    }
 }
 
 #[test]
 fn every_write_fails_once() {
     let machines = Machines::new();
     let learnt = Learnt::all(&machines);
-    let cases = cases(&learnt, |learnt| learnt.places(is_write));
+    let cases = cases(&learnt, |learnt| {
+        learnt.one_in(learnt.by_policy(4, 6), learnt.places(is_write))
+    });
     tell("failed", cases.len());
     for_each(&cases, name, |case| full_at("full", case));
+}
+
+/// A disk that fills up in the middle and stays so: not even the journal has room for what is taken back.
+#[test]
+fn the_disk_stays_full() {
+    let machines = Machines::new();
+    let enrols_two = |change: &&Change| change.new.len() >= 2 || change.command[1] == "remove";
+    let changes = CHANGES.iter().filter(enrols_two);
+    let learnt: Vec<_> = changes.map(|change| Learnt::new(&machines, change)).collect();
+    let takes_room = |point: &str| point.starts_with("reserve ") || point.starts_with("append ");
+    let cases = cases(&learnt, |learnt| learnt.one_in(2, learnt.places(takes_room)));
+    tell("full from there on", cases.len());
+    for_each(&cases, name, |case| full_at("fills", case));
+}
+
+/// Writes that the kernel itself refuses, in the middle of a line or of a file.
+#[test]
+fn no_file_may_grow_beyond_a_limit() {
+    let machines = Machines::new();
+    let change = CHANGES
+        .iter()
+        .find(|change| change.new.len() == 2 && change.before == Before::Nothing);
+    let learnt = Learnt::new(&machines, change.unwrap());
+    let size = |file: PathBuf| file.metadata().unwrap().len();
+    let journal = size(learnt.machine.state().join("journal.jsonl"));
+    let keyring = size(learnt.machine.keyring());
+    // Through the journal, through the copy of the keyring, and through the reservation for its next generation.
+    let limits = (0..journal + 2000)
+        .step_by(160)
+        .chain((keyring - 200..keyring + 800).step_by(200));
+    let room = unsealer::save::ROOM as u64;
+    let limits: Vec<_> = limits.chain((1..=5).map(|slots| room * slots)).collect();
+    tell("limits", limits.len());
+    let codes = Mutex::new(BTreeSet::new());
+    for_each(&limits, u64::to_string, |limit| {
+        let site = learnt.machine.twin();
+        let command = learnt.command(&site);
+        let stopped = run(&mut limited(&site, *limit, &words(&command)), b"", SOON);
+        let in_place = fs::read(site.keyring()).unwrap() != fs::read(learnt.machine.keyring()).unwrap();
+        let code = stopped.code();
+        assert!(code == 0 && in_place || code == 1, "{stopped:?}");
+        assert!(
+            code == 0 || stopped.stderr_text().contains("File too large"),
+            "{stopped:?}"
+        );
+        codes.lock().unwrap().insert((code, in_place));
+        learnt.assert_stands(&site, in_place);
+        learnt.assert_opens(&site, in_place);
+        let (_, in_place) = learnt.goes_on(&site, in_place, limit % 320 == 0);
+        learnt.assert_over(&site, in_place);
+    });
+    let codes = codes.into_inner().unwrap();
+    assert!(
+        codes.contains(&(1, false)) && codes.contains(&(0, true)),
+        "{codes:?}"
+    );
+}
+
+/// No point is special: the program itself, killed at moments spread over its run.
+#[test]
+fn killed_at_any_moment() {
+    const MOMENTS: u32 = 24;
+    let machines = Machines::new();
+    let is_it = |change: &&Change| change.policy == "2of3" && change.command[1] == "rotate";
+    let learnt = Learnt::new(&machines, CHANGES.iter().find(is_it).unwrap());
+    let site = learnt.machine.twin();
+    let start = Instant::now();
+    site.expect(&words(&learnt.command(&site)), 0);
+    let whole = start.elapsed();
+    let moments: Vec<_> = (1..=MOMENTS).map(|n| whole * n / MOMENTS).collect();
+    for_each(
+        &moments,
+        |moment| format!("{moment:?} of {whole:?}"),
+        |moment| {
+            let site = learnt.machine.twin();
+            let mut command = site.command(&words(&learnt.command(&site)));
+            command
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null());
+            let mut change = Guard::spawn(command);
+            change.wait(*moment);
+            change.kill();
+            wait_for_lock(&site);
+            let in_place = fs::read(site.keyring()).unwrap() != fs::read(learnt.machine.keyring()).unwrap();
+            learnt.assert_stands(&site, in_place);
+            learnt.assert_opens(&site, in_place);
+            let (_, in_place) = learnt.goes_on(&site, in_place, moment.as_micros() % 2 == 0);
+            learnt.assert_over(&site, in_place);
+        },
+    );
+}
+
+/// Which enrolment goes, the old one or the new one, hangs on the rename alone.
+#[test]
+fn the_rename_decides_which_enrolment_is_retired() {
+    let machines = Machines::new();
+    let rotate = &["slot", "rotate", "keeper"];
+    for (point, in_place) in [
+        ("rename keyring.json", false),
+        ("fsync folder of keyring.json", true),
+        ("before retire keeper", true),
+    ] {
+        let site = machines.any.twin();
+        let old = Standing::of(&site).enrolment("keeper").unwrap().to_owned();
+        kill_at(&site, point, rotate);
+        assert_eq!(names_of(&site, "device").len(), 2, "both are there");
+        let pruned = site.json(PRUNE, 0);
+        assert_eq!(pruned["left"], json!([]));
+        let stands = Standing::of(&site);
+        let kept = stands.enrolment("keeper").unwrap();
+        assert_eq!(kept != old, in_place, "{point}");
+        assert_eq!(names_of(&site, "device"), [format!("{kept}.key")], "{point}");
+        site.expect(&["slot", "test"], 0);
+    }
+}
+
+fn names_of(site: &Site, folder: &str) -> Vec<String> {
+    let entries = fs::read_dir(site.folder().join(folder)).unwrap();
+    entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect()
+}
+
+/// A keyring that is away, as on a file system that is not mounted, still hangs on what its slots have on devices.
+#[test]
+fn nothing_is_pruned_while_the_keyring_is_away() {
+    let machines = Machines::new();
+    for stopped in [None, Some("after proven"), Some("after saved")] {
+        let site = machines.any.twin();
+        if let Some(point) = stopped {
+            kill_at(&site, point, &["slot", "rotate", "keeper"]);
+        }
+        let (keyring, away) = (site.keyring(), site.folder().join("away"));
+        fs::rename(&keyring, &away).unwrap();
+        let before = material(&site);
+        for prune in [PRUNE, &["slot", "prune", "--device-gone"]] {
+            let refused = site.expect(prune, 5).stderr_text();
+            assert!(refused.contains("there was one"), "{refused}");
+            assert!(refused.contains("keyring restore"), "{refused}");
+        }
+        assert_eq!(material(&site), before);
+        fs::rename(&away, &keyring).unwrap();
+        site.expect(PRUNE, 0);
+        site.expect(&["slot", "test"], 0);
+        assert_eq!(material(&site).len(), 3);
+    }
+}
+
+/// A machine without any keyring, for a server that is open; SHARES has what it opens with.
+fn without_keyring(machines: &Machines) -> Site {
+    let site = machines.any.twin();
+    let locked = Locked::parse(&fs::read(site.keyring()).unwrap()).unwrap();
+    let data_key = locked.recover(&identity(&site)).unwrap();
+    let shares = shares(&locked.open(data_key).unwrap());
+    let shares: Vec<_> = shares
+        .iter()
+        .map(|share| base16ct::lower::encode_string(share.expose()))
+        .collect();
+    let shares = json!({"unseal_keys_hex": shares, "unseal_threshold": 3});
+    fs::write(file(&site, "SHARES"), shares.to_string()).unwrap();
+    fs::remove_dir_all(site.state()).unwrap();
+    for file in material(&site) {
+        fs::remove_file(file).unwrap();
+    }
+    site
+}
+
+#[test]
+fn an_adopt_is_finished_or_taken_back() {
+    const ADOPT: &[&str] = &["adopt", "--from", "SHARES"];
+    let machines = Machines::new();
+    let machine = without_keyring(&machines);
+    let points = {
+        let site = machine.twin();
+        let points = Points::of(&site, &words(&with_files(&site, ADOPT)));
+        assert_tidy(&site);
+        points
+    };
+    let all = points
+        .all()
+        .iter()
+        .enumerate()
+        .filter(|(_, point)| is_write(point) || point.contains("enroll "));
+    let cases: Vec<_> = all
+        .flat_map(|point| [("kill", point), ("full", point), ("fills", point)])
+        .filter(|(fault, (place, _))| *fault == "kill" || place % 3 == 0)
+        .collect();
+    tell("of an adopt", cases.len());
+    for_each(
+        &cases,
+        |(fault, (_, point))| format!("{fault} {point}"),
+        |&(fault, (place, point))| {
+            let site = machine.twin();
+            let command = with_files(&site, ADOPT);
+            run_with(&site, &format!("{fault}:{point}"), &words(&command));
+            if fault == "kill" && site.state().join("lock").exists() {
+                wait_for_lock(&site);
+            }
+            if site.state().exists() && !site.keyring().exists() {
+                assert!(orphans(&site).len() >= material(&site).len(), "hidden material");
+            }
+            let there = site.keyring().exists();
+            assert_eq!(there, goes_in_place(fault, &points, place));
+            if there {
+                site.expect(&["slot", "test"], 0);
+                let refused = site.expect(&words(&command), 5).stderr_text();
+                assert!(refused.contains("there is a keyring already"), "{refused}");
+                site.expect(PRUNE, 0);
+            } else {
+                if place % 2 == 0 && site.state().exists() {
+                    site.expect(PRUNE, 0);
+                    assert_eq!(material(&site), NONE);
+                }
+                site.expect(&words(&command), 0);
+            }
+            assert_tidy(&site);
+            assert_eq!(material(&site).len(), 4);
+        },
+    );
+}
+
+#[test]
+fn a_destroy_can_be_repeated_until_it_is_done() {
+    let machines = Machines::new();
+    let machine = machines.any.twin();
+    let id = machine.json(&["keyring", "show"], 0)["keyring"]["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let destroy = &["destroy", "--confirm", &id];
+    let points = Points::of(&machine.twin(), destroy);
+    let all = points
+        .all()
+        .iter()
+        .filter(|point| is_write(point) || point.contains("retire "));
+    let cases: Vec<_> = all.flat_map(|point| [("kill", point), ("full", point)]).collect();
+    tell("of a destroy", cases.len());
+    for_each(
+        &cases,
+        |(fault, point)| format!("{fault} {point}"),
+        |(fault, point)| {
+            let site = machine.twin();
+            run_with(&site, &format!("{fault}:{point}"), destroy);
+            wait_for_lock(&site);
+            let known: BTreeSet<_> = owned(&site).chain(orphans(&site)).collect();
+            let hidden = |file: &PathBuf| {
+                !known
+                    .iter()
+                    .any(|id| file.to_str().unwrap().contains(&id.to_string()))
+            };
+            assert!(!material(&site).iter().any(hidden), "hidden material");
+            let over = !site.keyring().exists() && journal(&site).unfinished().unwrap().is_none();
+            site.expect(destroy, i32::from(over));
+            assert_eq!(material(&site), NONE);
+            assert!(orphans(&site).is_empty());
+            let files = two_slots::state_files(&site);
+            let known = if over {
+                &["journal.jsonl", "lock"][..]
+            } else {
+                &["lock"]
+            };
+            assert!(
+                files.iter().all(|file| known.contains(&file.as_str())),
+                "{files:?}"
+            );
+        },
+    );
 }
