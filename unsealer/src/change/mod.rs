@@ -388,7 +388,8 @@ impl<'a> Changer<'a> {
                         self.app.progress.step(format!("slot {slot}: destroyed {what}"));
                     }
                     // On a full disk the others are taken back all the same; the next change retires this one again.
-                    not_noted = not_noted.and(operation.note_slot(Step::Retired, slot, *id));
+                    let noted = operation.note_slot(Step::Retired, slot, *id);
+                    not_noted = not_noted.and(noted);
                 }
                 Err(error) => first_failure = first_failure.or_else(|| Some(slot_fault(slot, error))),
             }
