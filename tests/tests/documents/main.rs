@@ -25,6 +25,7 @@ mod topologies;
 mod tpm_errors;
 mod using_a_tpm;
 mod vectors;
+mod vectors_recovery;
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;

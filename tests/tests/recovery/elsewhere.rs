@@ -8,7 +8,9 @@ use unsealer_tests::people::{Person, is_private};
 use unsealer_tests::process::{bin, run};
 use unsealer_tests::site::Site;
 
-use crate::*;
+use crate::{
+    LIMIT, Machine, assert_says, body, kit_shares, name_only, read, read_keyring, shares, stanza, three,
+};
 
 #[test]
 fn init_wants_a_recipient_or_to_be_told_that_there_is_none() {

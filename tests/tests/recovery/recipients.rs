@@ -10,7 +10,10 @@ use unsealer_tests::process::bin;
 use unsealer_tests::site::Site;
 use unsealer_tests::terminal::{speak, typed};
 
-use crate::*;
+use crate::{
+    Machine, QUESTION, assert_says, body, kit_shares, name_only, private_folder, recover_at_terminal, shares,
+    stanza, three, two_files,
+};
 
 /// Who was a recipient and is none any more: neither the new keyring nor the new kit is for them, an older copy is
 /// recognised, and where that is trusted again all the same, nothing more is encrypted to them.
@@ -42,7 +45,7 @@ fn a_recipient_that_was_taken_out_gets_nothing_more() {
     assert_says(&site.expect(&recover, 1), &["is not encrypted to this identity"]);
     assert!(!site.state().join("keyring.prev.json").exists());
 
-    // The older copy: recognised before any program runs.
+    // Invariant 10: the older copy is recognised before any program runs.
     let ran = site.folder().join("ran");
     let put_back = || {
         fs::write(site.keyring(), &old_keyring).unwrap();

@@ -1,29 +1,51 @@
 //! `recover`: an identity opens the keyring, what is dead goes, and this machine is enrolled.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use kdf_api::Secret;
 use unsealer_tests::people::{Person, is_private, recovery_line};
 use unsealer_tests::process::Finished;
-use unsealer_tests::site::Site;
+use unsealer_tests::site::{Site, source};
 use unsealer_tests::swtpm::Swtpm;
 
-use crate::*;
+use crate::{
+    ASKED, Machine, SMALL, assert_says, body, enrolments, name_only, private_folder, read,
+    recover_at_terminal, shares, three, two_files,
+};
 
-/// A board: slots whose programs find what this board has.
-fn board(site: Site, tpm: &Swtpm) -> Site {
-    site.file_slot("file")
+/// A board: slots whose programs find what this board has, one of them a vendor's in another language. With `2of3` it has
+/// three.
+fn board(site: Site, policy: &str, tpm: &Swtpm) -> Site {
+    let device_key = site.folder().join("device.key");
+    fs::write(&device_key, Secret::random(32).unwrap().expose()).unwrap();
+    fs::set_permissions(&device_key, Permissions::from_mode(0o600)).unwrap();
+    let vendors = site.copy_program(&source("docs/examples/vendor-kdf.py"));
+    let site = site
         .software_slot("fingerprint")
         .config(SMALL)
         .tpm_slot("chip", &tpm.tcti(), "options = { revocable = \"true\" }")
+        .slot(
+            "vendor",
+            &vendors,
+            &[("device-key", device_key.to_str().unwrap())],
+        );
+    if policy == "any" {
+        site.file_slot("file")
+    } else {
+        site
+    }
 }
 
 /// The board is dead. On another one, with the same configuration and a copy of the keyring, nothing opens but the identity.
 fn on_a_new_board(policy: &str, recover: impl FnOnce(&Site, &Person) -> Finished) {
     let person = Person::new();
     let (old_tpm, new_tpm) = (Swtpm::new(), Swtpm::new());
-    let machine = Machine::new(policy, &[&person, &Person::new()], |site| board(site, &old_tpm));
+    let machine = Machine::new(policy, &[&person, &Person::new()], |site| {
+        board(site, policy, &old_tpm)
+    });
     let expected = shares(&machine.site);
     let elsewhere = tempfile::tempdir().unwrap();
     let copy = elsewhere.path().join("copy.json").display().to_string();
@@ -31,7 +53,7 @@ fn on_a_new_board(policy: &str, recover: impl FnOnce(&Site, &Person) -> Finished
     assert!(is_private(Path::new(&copy)));
     let before = enrolments(&machine.site);
 
-    let mut site = board(Site::new(&machine.server.address()), &new_tpm);
+    let mut site = board(Site::new(&machine.server.address()), policy, &new_tpm);
     for (file, value) in [
         ("product_uuid", "5d0a71c2-9b1e-4f77-8c33-6e1f2a90b4d8"),
         ("product_serial", "7H3LMN9Q"),
@@ -55,7 +77,7 @@ fn on_a_new_board(policy: &str, recover: impl FnOnce(&Site, &Person) -> Finished
         &restored,
         &["unsealer recover", "generation ", "epoch 1 is in its place"],
     );
-    assert_says(&site.expect(&["unseal"], 1), &["chip", "fingerprint", "file"]);
+    assert_says(&site.expect(&["unseal"], 1), &["chip", "fingerprint", "vendor"]);
 
     // Who it is not for, and nobody.
     let stranger = Person::new();
@@ -71,7 +93,7 @@ fn on_a_new_board(policy: &str, recover: impl FnOnce(&Site, &Person) -> Finished
     let nobody = site.expect(&["recover", "--non-interactive"], 4);
     assert_says(&nobody, &["the recovery identity", "--recovery-identity FILE"]);
     assert_eq!(fs::read(site.keyring()).unwrap(), untouched);
-    assert_eq!(fs::read_dir(site.keys()).unwrap().count(), 0);
+    assert_eq!(new_tpm.handles(0x01), [0; 0], "nothing was enrolled");
 
     let recovered = recover(&site, &person);
     assert_eq!(recovered.code(), 0, "{recovered:?}");
