@@ -8,10 +8,14 @@ PREFIX ?= /usr/local
 CARGO ?= cargo
 DENY_VERSION := 0.20.2
 DENY := .cache/tools/bin/cargo-deny
+FUZZ_VERSION := 0.13.2
+FUZZ := .cache/tools/bin/cargo-fuzz
 
 # What the build needs, and what the tests need beside it.
 BUILD_PACKAGES := gcc libc6-dev libtss2-dev pkg-config
 TEST_PACKAGES := age openssl python3 python3-argon2 python3-cryptography python3-pip swtpm tpm2-tools util-linux
+# What libFuzzer is built with.
+FUZZ_PACKAGES := g++
 # What the benchmark compares with.
 BENCH_PACKAGES := clevis clevis-tpm2 systemd
 
@@ -20,12 +24,14 @@ BIN := $(DESTDIR)$(PREFIX)/bin
 LIBEXEC := $(DESTDIR)$(PREFIX)/libexec/unsealer
 SHARE := $(DESTDIR)$(PREFIX)/share
 
-.PHONY: help demo test lint bench soak docs build setup setup-build install uninstall clean
+.PHONY: help demo test lint fuzz fuzz-short bench soak docs build setup setup-build setup-fuzz install uninstall clean
 
 help:
 	@echo "make demo      the main job, step by step, on a real OpenBao"
 	@echo "make test      every test"
 	@echo "make lint      rustfmt, clippy, cargo-deny"
+	@echo "make fuzz      every parser of untrusted bytes, long (FUZZ_SECONDS=600 for each, FUZZ_TARGETS=all)"
+	@echo "make fuzz-short  the same in about a minute and a half, once it is built"
 	@echo "make bench     the budgets, measured"
 	@echo "make soak      the tests again and again, with more cases (SOAK_ROUNDS=5)"
 	@echo "make docs      the documentation of the crates, in target/doc"
@@ -64,9 +70,27 @@ lint: setup-build $(DENY)
 	@umask 022 && $(CARGO) fmt --all --check
 	@umask 022 && $(CARGO) clippy --quiet --locked --workspace --all-targets -- -D warnings
 	@umask 022 && $(CARGO) clippy --quiet --locked -p kdf-api --no-default-features -- -D warnings
+	@umask 022 && $(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
+	@umask 022 && $(CARGO) clippy --quiet --locked --manifest-path fuzz/Cargo.toml --target-dir target \
+		--no-default-features --all-targets -- -D warnings
 	@umask 022 && $(CARGO) fetch --quiet --locked
 	@$(DENY) --log-level error --offline check --hide-inclusion-graph licenses bans sources >/dev/null || \
 		$(DENY) --offline check licenses bans sources
+
+$(FUZZ):
+	@echo "installing cargo-fuzz $(FUZZ_VERSION) into .cache/tools, once"
+	@umask 022 && $(CARGO) install --quiet --locked --debug --root .cache/tools cargo-fuzz@$(FUZZ_VERSION)
+
+setup-fuzz: setup-build $(FUZZ)
+	@scripts/setup-debian $(FUZZ_PACKAGES)
+
+FUZZ_SECONDS ?= 600
+FUZZ_TARGETS ?=
+fuzz: setup-fuzz
+	@scripts/fuzz $(FUZZ_SECONDS) $(FUZZ_TARGETS)
+
+fuzz-short: setup-fuzz
+	@scripts/fuzz 2
 
 bench: setup
 	@scripts/setup-debian $(BENCH_PACKAGES)
@@ -78,7 +102,7 @@ SOAK_ROUNDS ?= 5
 soak: setup build
 	@for round in $$(seq $(SOAK_ROUNDS)); do \
 		echo "soak: round $$round of $(SOAK_ROUNDS)"; \
-		umask 022 && PROPTEST_CASES=20000 $(CARGO) test --quiet --locked --workspace || exit 1; \
+		umask 022 && PROPTEST_CASES=20000 EVERY_POINT=1 $(CARGO) test --quiet --locked --workspace || exit 1; \
 	done
 
 docs: setup-build

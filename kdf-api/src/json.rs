@@ -86,7 +86,7 @@ const MARK: &str = "json: ";
 
 /// Such an error, for whatever reads JSON and checks more than serde does: `the enrolment` and then `what`. Never quotes the
 /// input.
-pub(crate) fn refused<E: serde::de::Error>(what: &str) -> E {
+pub fn refused<E: serde::de::Error>(what: &str) -> E {
     E::custom(format!("{MARK}{what}"))
 }
 

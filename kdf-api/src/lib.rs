@@ -32,6 +32,9 @@ pub mod context;
 mod description;
 mod device;
 pub mod error;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod hardening;
 pub mod hkdf;
 #[cfg(feature = "host")]

@@ -58,6 +58,9 @@ mod backend;
 mod derivation;
 mod enrolment;
 mod folder;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod health;
 mod key_file;
 mod location;

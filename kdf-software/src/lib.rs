@@ -29,6 +29,9 @@ mod bits;
 mod bus;
 mod components;
 mod enrolment;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod junk;
 mod kind;
 mod preview;

@@ -56,7 +56,7 @@ fn told(events: &[String]) -> String {
 }
 
 /// The events of each register; nothing if it is no log of this format.
-fn parse(log: &[u8]) -> Option<BTreeMap<u8, Vec<String>>> {
+pub(crate) fn parse(log: &[u8]) -> Option<BTreeMap<u8, Vec<String>>> {
     let mut rest = Cursor(log);
     let sizes = header(&mut rest)?;
     let mut events: BTreeMap<u8, Vec<String>> = BTreeMap::new();

@@ -18,6 +18,9 @@ mod enroll;
 mod enrolment;
 mod errors;
 mod events;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod health;
 mod inspect;
 mod key;

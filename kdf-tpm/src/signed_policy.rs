@@ -165,7 +165,7 @@ struct Entry {
 
 /// A state that somebody signed, as the file has it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct State {
+pub(crate) struct State {
     registers: Registers,
     policy: [u8; 32],
     signature: [u8; 256],
@@ -282,12 +282,16 @@ fn unsigned(registers: &Registers, among: usize) -> Error {
 
 /// The states that the file has under a key, those over the same registers together.
 fn states(path: &str, key: &SigningKey) -> Result<Vec<State>> {
-    let text = read(path)?;
+    parse(&read(path)?, path, key)
+}
+
+/// The same of the file's content; `path` is what messages call it.
+pub(crate) fn parse(text: &[u8], path: &str, key: &SigningKey) -> Result<Vec<State>> {
     let malformed = |what: &str| {
         Error::new(Code::InvalidRequest, format!("{path} {what}"))
             .hint("it must be a file as systemd-measure sign writes it")
     };
-    let file: File = json::parse(&text, LIMITS).map_err(|fault| malformed(&fault.to_string()))?;
+    let file: File = json::parse(text, LIMITS).map_err(|fault| malformed(&fault.to_string()))?;
     if file.sha256.len() > MAX_STATES {
         return Err(malformed("has more than 1024 states"));
     }

@@ -53,40 +53,51 @@ pub fn is_device(site: &Site, file: &Path) -> bool {
 /// slot's program gives and what comes of that, the content of the key files.
 pub fn secrets(site: &Site) -> Needles {
     let mut needles = Needles::new();
+    add_secrets(site, "", &mut needles);
+    needles
+}
+
+/// Adds them to others; `of` says of which keyring, or of which state of it, they are.
+pub fn add_secrets(site: &Site, of: &str, needles: &mut Needles) {
+    let of = if of.is_empty() {
+        String::new()
+    } else {
+        format!(" ({of})")
+    };
+    let mut add = |name: &str, secret: &[u8]| needles.add(&format!("{name}{of}"), secret);
     let keyring = opened::keyring(site);
     let active = keyring.payload.active.as_ref().expect("there are shares");
     for (number, share) in (1..).zip(&active.shares) {
-        needles.add(&format!("share {number}"), share.expose());
+        add(&format!("share {number}"), share.expose());
     }
     if let Some(RotationCredential::AppRole { secret_id, .. }) = &keyring.payload.credential {
-        needles.add("the secret id", secret_id.expose());
+        add("the secret id", secret_id.expose());
     }
     let locked = locked(site);
     let body = &locked.body;
     for slot in &body.slots {
         let context = body.slot_context(&slot.name, slot.share.as_ref()).unwrap();
         let ikm = slot_ikm(site, &locked, slot, &context);
-        needles.add(&format!("the key of the slot {}", slot.name), ikm.expose());
+        add(&format!("the key of the slot {}", slot.name), ikm.expose());
         let key = wrapping_key(&ikm, &context, &slot.wrapped);
-        needles.add(
+        add(
             &format!("the wrapping key of the slot {}", slot.name),
             key.expose(),
         );
     }
     let data_key = data_key(site, &locked);
-    needles.add("the data key", data_key.expose());
+    add("the data key", data_key.expose());
     for purpose in ["payload", "mac"] {
         let key = derived(&data_key, body, purpose);
-        needles.add(&format!("the {purpose} key"), key.expose());
+        add(&format!("the {purpose} key"), key.expose());
     }
-    needles.add(
+    add(
         "the hook's secret",
         &base16ct::lower::decode_vec(HOOK).expect("the hook prints hex"),
     );
     for entry in fs::read_dir(site.keys()).unwrap() {
-        needles.add("the key file's secret", file_key(&entry.unwrap().path()).expose());
+        add("the key file's secret", file_key(&entry.unwrap().path()).expose());
     }
-    needles
 }
 
 /// The keyring file, parsed.

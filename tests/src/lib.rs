@@ -13,6 +13,7 @@
 )]
 
 pub mod changes;
+pub mod daemon;
 pub mod fake_vault;
 pub mod frozen;
 pub mod http;
@@ -21,13 +22,16 @@ pub mod memory;
 pub mod needles;
 pub mod openbao;
 pub mod opened;
+pub mod people;
 pub mod points;
 pub mod ports;
 pub mod process;
 mod procfs;
 pub mod site;
 pub mod snapshot;
+pub mod standing;
 pub mod swtpm;
+pub mod terminal;
 pub mod traced;
 pub mod two_slots;
 pub mod wait;

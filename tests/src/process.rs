@@ -225,13 +225,13 @@ pub fn run(command: &mut Command, stdin: &[u8], limit: Duration) -> Finished {
 }
 
 /// Reads a pipe to its end beside the test.
-struct Collector {
+pub(crate) struct Collector {
     bytes: Arc<Mutex<Vec<u8>>>,
     reader: JoinHandle<()>,
 }
 
 impl Collector {
-    fn of(mut pipe: impl Read + Send + 'static) -> Self {
+    pub(crate) fn of(mut pipe: impl Read + Send + 'static) -> Self {
         let bytes = Arc::new(Mutex::new(Vec::new()));
         let shared = Arc::clone(&bytes);
         let reader = thread::spawn(move || {
@@ -243,8 +243,13 @@ impl Collector {
         Self { bytes, reader }
     }
 
+    /// What came until now.
+    pub(crate) fn so_far(&self) -> Vec<u8> {
+        self.bytes.lock().unwrap().clone()
+    }
+
     /// What came, to be called after the process ended: then the end of the pipe is near, unless somebody else holds it.
-    fn take(self) -> Vec<u8> {
+    pub(crate) fn take(self) -> Vec<u8> {
         // Long enough for a reader that gets no turn on a busy machine.
         let deadline = Instant::now() + Duration::from_secs(2);
         while !self.reader.is_finished() && Instant::now() < deadline {

@@ -26,10 +26,8 @@ pub struct Site {
 impl Site {
     /// A machine for a server, without any slot yet.
     pub fn new(address: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        fs::set_permissions(folder.path(), Permissions::from_mode(0o700)).unwrap();
         let site = Self {
-            folder,
+            folder: private_folder(),
             config: String::new(),
             unsealer: bin("unsealer"),
             environment: Vec::new(),
@@ -117,6 +115,26 @@ impl Site {
         self
     }
 
+    /// Another machine that is the same in all: configuration, programs, state and devices. Its paths are its own.
+    #[must_use]
+    pub fn twin(&self) -> Self {
+        // In memory, where waiting for the disk costs nothing: a twin is for many short runs.
+        let folder = TempDir::new_in("/dev/shm").unwrap_or_else(|_| private_folder());
+        let mut copy = Command::new("/usr/bin/cp");
+        copy.args(["-a", "-T"]).arg(self.folder()).arg(folder.path());
+        let copied = run(&mut copy, b"", LIMIT);
+        assert!(copied.status.success(), "{copied:?}");
+        let [ours, its] = [self.folder(), folder.path()].map(|path| path.display().to_string());
+        let twin = Self {
+            config: self.config.replace(&ours, &its),
+            unsealer: self.unsealer.clone(),
+            environment: self.environment.clone(),
+            folder,
+        };
+        twin.write_config();
+        twin
+    }
+
     /// Replaces the whole configuration.
     pub fn rewrite_config(&mut self, change: impl FnOnce(&str) -> String) {
         self.config = change(&self.config);
@@ -154,6 +172,11 @@ impl Site {
         self.folder().join("state")
     }
 
+    /// The folder of the daemon's socket; made by [`Site::daemon`].
+    pub fn runtime(&self) -> PathBuf {
+        self.folder().join("run")
+    }
+
     /// The keyring.
     pub fn keyring(&self) -> PathBuf {
         self.state().join("keyring.json")
@@ -176,6 +199,7 @@ impl Site {
             .env_clear()
             .env("PATH", "/usr/bin:/bin")
             .env("STATE_DIRECTORY", self.state())
+            .env("RUNTIME_DIRECTORY", self.runtime())
             .env("UNSEALER_CONFIG", self.config_file())
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .args(arguments);
@@ -224,6 +248,12 @@ impl Site {
         let name = source.file_name().unwrap().to_str().unwrap();
         self.program(name, &fs::read_to_string(source).unwrap())
     }
+}
+
+fn private_folder() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    fs::set_permissions(folder.path(), Permissions::from_mode(0o700)).unwrap();
+    folder
 }
 
 /// The configuration without the other slots.

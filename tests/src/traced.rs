@@ -47,6 +47,8 @@ pub struct Started {
     pub status: Option<String>,
     /// Its memory at its end, after its `main` returned. None as above.
     pub memory: Option<Memory>,
+    /// Whether a signal ended it. Then it had no moment in which to wipe, and the kernel clears what it had.
+    pub signalled: bool,
 }
 
 impl Started {
@@ -248,6 +250,7 @@ impl Tracer {
             environment: read("environ"),
             status: None,
             memory: None,
+            signalled: false,
         });
         self.running
             .insert(pid, (self.programs.len() - 1, Access::open(pid.as_raw())));
@@ -261,6 +264,8 @@ impl Tracer {
         };
         let program = &mut self.programs[index];
         program.status = fs::read_to_string(format!("/proc/{pid}/status")).ok();
+        // As wait(2) will tell it: the low seven bits name a signal.
+        program.signalled = ptrace::getevent(pid).is_ok_and(|status| status & 0x7f != 0);
         if (self.remember)(program.name()) {
             program.memory = Some(access.read());
         }

@@ -43,6 +43,9 @@ fn mistakes_in_the_configuration_are_told_where_they_are() {
         "policy = \"1of3\"",
         "quite-unknown = 1",
         "recovery = [\"age1…\"]",
+        "recovery = [\"AGE-SECRET-KEY-1HUNTER2\"]",
+        "recovery = [\"ssh-ed25519 AAAAC3Nz\"]",
+        "recovery = [\"age1yubikey1q000\"]",
         "keyring = 5",
         "keyring = \"/a\"\nkeyring = \"/b\"",
         "not toml at all",
@@ -654,7 +657,7 @@ fn another_user_is_told_the_sudo_line_that_works() {
     } else {
         ("root", PathBuf::from("/"))
     };
-    let mut command = site.command(&["status", "--output", "text"]);
+    let mut command = site.command(&["unseal", "--output", "text"]);
     command.env("STATE_DIRECTORY", &state);
     let program = command.get_program().display().to_string();
     let finished = as_user(SOMEBODY, command);
@@ -671,7 +674,7 @@ fn another_user_is_told_the_sudo_line_that_works() {
         "{line}"
     );
     assert!(
-        line.ends_with(&format!("{program} status --output text")),
+        line.ends_with(&format!("{program} unseal --output text")),
         "{line}"
     );
 

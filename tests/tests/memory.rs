@@ -22,9 +22,11 @@ use unsealer_tests::known;
 use unsealer_tests::memory::Memory;
 use unsealer_tests::needles::{Finder, Needles};
 use unsealer_tests::openbao::{OpenBao, Options, Storage};
+use unsealer_tests::opened;
+use unsealer_tests::people::{Person, recovery_line};
 use unsealer_tests::process::bin;
 use unsealer_tests::site::{Site, make_hardware};
-use unsealer_tests::traced::{self, Traced};
+use unsealer_tests::traced::{self, Started, Traced};
 
 const LIMIT: Duration = Duration::from_mins(1);
 const ID: &str = "6f2b1c0e-8a55-4d0b-9c3e-2f7a1b9d4e60";
@@ -182,11 +184,13 @@ fn is_ours(name: &str) -> bool {
     ["unsealer", "kdf-file", "kdf-software"].contains(&name)
 }
 
-/// Every process of ours that ran.
+/// Every process of ours that ran to its end. One that was called off, because another slot was quicker, was ended by a
+/// signal.
 fn assert_all_clean(traced: &Traced, finder: &Finder<'_>, what: &str) {
     assert_eq!(traced.finished.code(), 0, "{what}: {:?}", traced.finished);
     assert_clean(memory_of(traced), finder, what);
-    for program in traced.programs.iter().filter(|program| is_ours(program.name())) {
+    let ended = |program: &&Started| is_ours(program.name()) && !program.signalled;
+    for program in traced.programs.iter().filter(ended) {
         let memory = program.memory.as_ref().expect("it ended by itself");
         let found = memory.find(finder);
         assert!(found.is_empty(), "{} below {what}: {found:#?}", program.name());
@@ -275,6 +279,88 @@ fn the_unsealer_keeps_nothing_of_what_it_sent_by_tls() {
         site.config(&format!("ca-file = \"{}\"\n", certificate.display()))
             .file_slot("file")
     });
+}
+
+/// Who recovers the keyring, and other hosts that take the shares over: what age's library had is wiped, too.
+#[test]
+fn recovery_and_shares_for_other_hosts_leave_nothing() {
+    let (person, host) = (Person::new(), Person::new());
+    let with_recovery = |mut site: Site| {
+        site.rewrite_config(|config| recovery_line(&[&person]) + config);
+        site
+    };
+    let mut scene = Scene::new(
+        Storage::Raft.into(),
+        |site| with_recovery(site.file_slot("file").file_slot("spare")),
+        "",
+    );
+    let mut runs = vec![("init", scene.init())];
+    let mut needles = scene.secrets();
+    person.add_to(&mut needles, "the recovery identity");
+    host.add_to(&mut needles, "the other host's identity");
+    let path = |name: &str| scene.elsewhere.path().join(name).display().to_string();
+    let (kit, share, backup) = (path("kit.age"), path("shares.age"), path("backup.json"));
+    let (identity, hosts) = (person.file_name(), host.file_name());
+    for (name, arguments) in [
+        ("keyring kit", vec!["keyring", "kit"]),
+        ("keyring kit --to", vec!["keyring", "kit", "--to", &kit]),
+        (
+            "keyring share",
+            vec!["keyring", "share", "--to", host.recipient(), "--out", &share],
+        ),
+        ("keyring backup", vec!["keyring", "backup", &backup]),
+    ] {
+        runs.push((name, scene.run(&arguments)));
+    }
+
+    // One slot is dead.
+    let spare = known::locked(&scene.site).body.slots[1].enrolment_id;
+    fs::remove_file(scene.site.keys().join(format!("{spare}.key"))).unwrap();
+    let recover = scene.run(&["recover", "--recovery-identity", &identity]);
+    runs.push(("recover", recover));
+    known::add_secrets(&scene.site, "recovered", &mut needles);
+    runs.push(("keyring rekey", scene.run(&["keyring", "rekey"])));
+    known::add_secrets(&scene.site, "renewed", &mut needles);
+    let older = ["keyring", "restore", &backup, "--yes"];
+    runs.push(("keyring restore", scene.run(&older)));
+
+    scene.server.kill_9();
+    scene.server.restart();
+    // As `bao operator init` writes it, with a root token that nobody needs.
+    let init = path("init.json");
+    let token = base16ct::lower::encode_string(&random::<32>());
+    let active = opened::keyring(&scene.site).payload.active.unwrap();
+    let shares: Vec<_> = active.shares.iter().map(Base64Of).collect();
+    fs::write(
+        &init,
+        json!({"unseal_keys_b64": shares, "unseal_threshold": 3, "root_token": token}).to_string(),
+    )
+    .unwrap();
+    needles.add("the root token beside the shares", token.as_bytes());
+    for (name, from, more) in [
+        ("adopt from a host", &share, vec!["--identity", &hosts]),
+        ("adopt from a tool", &init, vec![]),
+    ] {
+        let site = Site::new(&scene.server.address()).environment(MARKER.0, MARKER.1);
+        let site = with_recovery(site.file_slot("file"));
+        let on_it = |arguments: &[&str]| traced::run(&site.command(arguments), b"", LIMIT, is_ours);
+        runs.push((name, on_it(&[&["adopt", "--from", from][..], &more].concat())));
+        known::add_secrets(&site, name, &mut needles);
+        let id = known::locked(&site).body.id.to_string();
+        runs.push(("destroy", on_it(&["destroy", "--confirm", &id])));
+    }
+    assert!(!scene.server.is_sealed());
+
+    let finder = needles.finder();
+    for (name, run) in &runs {
+        assert_all_clean(run, &finder, name);
+    }
+    // The control: the needles are what the files hold.
+    let text = fs::read(person.file()).unwrap();
+    let kit = person.opens(&fs::read(&kit).unwrap()).unwrap();
+    for held in [&text[..], kit.as_bytes(), &fs::read(&init).unwrap()] {
+        assert!(!finder.find(held).is_empty());
+    }
 }
 
 /// A root token that was printed, because somebody asked for that, is not kept either.

@@ -21,6 +21,8 @@ use unsealer_tests::fake_vault::{Answer, FakeVault, seal_status};
 use unsealer_tests::known;
 use unsealer_tests::needles::Needles;
 use unsealer_tests::openbao::{OpenBao, Storage};
+use unsealer_tests::opened;
+use unsealer_tests::people::{Person, recovery_line};
 use unsealer_tests::site::Site;
 use unsealer_tests::traced::{self, Traced};
 
@@ -259,6 +261,134 @@ fn altered_keyrings(watched: &mut Watched) {
     watched.both(&["keyring", "show"], 0);
     fs::remove_file(watched.site.state().join("seen.json")).unwrap();
     watched.both(&["keyring", "verify"], 1);
+}
+
+/// Invariant 1, over recovery and what goes to other hosts: identities, shares and data keys, and everything that goes wrong.
+#[test]
+fn no_secret_of_recovery_and_other_hosts_is_seen() {
+    let (person, host, stranger) = (Person::new(), Person::new(), Person::new());
+    let mut server = OpenBao::start(Storage::Raft);
+    let with_recovery = |mut site: Site| {
+        site.rewrite_config(|config| recovery_line(&[&person]) + config);
+        site
+    };
+    let site = Site::new(&server.address()).file_slot("file").file_slot("spare");
+    let mut watched = Watched::new(with_recovery(site));
+    let elsewhere = tempfile::tempdir().unwrap();
+    let path = |name: &str| elsewhere.path().join(name).display().to_string();
+    let mut needles = Needles::new();
+    for (who, name) in [
+        (&person, "recovery"),
+        (&host, "other host's"),
+        (&stranger, "stranger's"),
+    ] {
+        who.add_to(&mut needles, &format!("the {name} identity"));
+    }
+    watched.once(&["init"], 0);
+    known::add_secrets(&watched.site, "", &mut needles);
+    let (share, identity) = (path("shares.age"), person.file_name());
+
+    watched.both(&["keyring", "kit"], 0);
+    watched.once(&["keyring", "kit", "--to", &path("kit.age")], 0);
+    watched.both(&["keyring", "kit", "--to", &path("kit.age")], 1);
+    // An identity in the place of its recipient: of all that is mistyped, it is not to be repeated.
+    let mistyped = watched.site.expect(
+        &["keyring", "share", "--to", &host.identity(), "--out", &share],
+        1,
+    );
+    let said = mistyped.stdout_text() + &mistyped.stderr_text();
+    assert!(
+        needles.find(said.as_bytes()).is_empty() && said.contains("a private key"),
+        "{said}"
+    );
+    watched.once(
+        &["keyring", "share", "--to", host.recipient(), "--out", &share],
+        0,
+    );
+    watched.both(
+        &["keyring", "share", "--to", host.recipient(), "--out", &share],
+        1,
+    );
+    watched.once(&["keyring", "backup", &path("backup.json")], 0);
+    watched.both(&["recover", "--recovery-identity", &stranger.file_name()], 1);
+    let damaged = path("damaged.txt");
+    fs::write(&damaged, person.identity().replace("KEY-1", "KEY-1Q")).unwrap();
+    watched.both(&["recover", "--recovery-identity", &damaged], 1);
+    watched.both(&["recover", "--non-interactive"], 4);
+    watched.both(&["recover", "--recovery-identity", &identity], 0);
+    known::add_secrets(&watched.site, "recovered", &mut needles);
+    watched.both(&["keyring", "rekey"], 0);
+    known::add_secrets(&watched.site, "renewed", &mut needles);
+
+    // Another host, from the file of this one and from what tools write; right and wrong.
+    server.kill_9();
+    server.restart();
+    let active = opened::keyring(&watched.site).payload.active.unwrap();
+    let shares: Vec<_> = active
+        .shares
+        .iter()
+        .map(|share| share.to_base64().to_string())
+        .collect();
+    let token = base16ct::lower::encode_string(kdf_api::Secret::random(32).unwrap().expose());
+    needles.add("the root token beside the shares", token.as_bytes());
+    let file = |name: &str, content: Value| {
+        fs::write(path(name), content.to_string()).unwrap();
+        path(name)
+    };
+    let good = file("good.json", json!({"keys_base64": shares, "root_token": token}));
+    let few = file(
+        "few.json",
+        json!({"keys_base64": shares[..2], "root_token": token}),
+    );
+    let mut other = shares.clone();
+    other[2].replace_range(8..9, if &shares[2][8..9] == "A" { "B" } else { "A" });
+    let none = file("none.json", json!({"keys_base64": other, "root_token": token}));
+    let wrong = file(
+        "wrong.json",
+        json!({"keys_base64": other[..3], "root_token": token}),
+    );
+    let form = file(
+        "form.json",
+        json!({"keys_base64": shares[0], "root_token": [token]}),
+    );
+    let mut second = Watched::new(with_recovery(Site::new(&server.address()).file_slot("file")));
+    for (from, code) in [(&few, 5), (&none, 5), (&wrong, 1), (&form, 1)] {
+        second.both(&["adopt", "--from", from], code);
+    }
+    second.both(
+        &["adopt", "--from", &share, "--identity", &stranger.file_name()],
+        1,
+    );
+    second.once(&["adopt", "--from", &share, "--identity", &host.file_name()], 0);
+    known::add_secrets(&second.site, "on the second host", &mut needles);
+    second.both(&["adopt", "--replace", "--from", &good], 0);
+    second.both(&["keyring", "verify", "--deep"], 0);
+    let id = known::locked(&second.site).body.id.to_string();
+    second.once(&["destroy", "--confirm", &id], 0);
+
+    for watched in [&watched, &second] {
+        let exposed = watched.exposed(&needles);
+        assert!(exposed.is_empty(), "{exposed:#?}");
+    }
+    // The controls: they talked, and the files elsewhere do hold what was looked for.
+    let words = watched.words() + &second.words();
+    for said in [
+        " DEBUG ",
+        "is not encrypted to this identity",
+        "holds an identity that is mistyped",
+        "do not belong together",
+        "2 shares are given",
+        "could not unseal",
+        "wrong kind",
+        "the server took these shares",
+        "keyring-recovered",
+        "shares-exported",
+    ] {
+        assert!(words.contains(said), "nowhere: {said}\n{words}");
+    }
+    for file in [&good, &identity] {
+        assert!(!needles.find(&fs::read(file).unwrap()).is_empty());
+    }
 }
 
 /// The positive control, and the reason why the protocol forbids it: a vendor's program that puts its key into a command

@@ -22,6 +22,10 @@ pub struct App {
     pub asking: Asking,
     state: PathBuf,
     nodes: Vec<Node>,
+    /// Whether the nodes are those of the configuration.
+    nodes_of_config: bool,
+    /// Whether a flag named the one server to use.
+    has_given_address: bool,
 }
 
 /// What flags say of the servers, above the configuration.
@@ -54,6 +58,8 @@ impl App {
         progress: Progress,
         asking: Asking,
     ) -> Result<Self, Error> {
+        let has_given_address = over.address.is_some();
+        let nodes_of_config = over.address.is_none() && !config.node.is_empty();
         let nodes = nodes(&config, over)?;
         Ok(Self {
             config,
@@ -61,7 +67,19 @@ impl App {
             asking,
             state: places::state_folder(),
             nodes,
+            nodes_of_config,
+            has_given_address,
         })
+    }
+
+    /// What the servers are, and whether the configuration says so.
+    pub fn node_tables(&self) -> (&[Node], bool) {
+        (&self.nodes, self.nodes_of_config)
+    }
+
+    /// Whether a flag named the one server to use: then nobody else is asked about it.
+    pub fn has_given_address(&self) -> bool {
+        self.has_given_address
     }
 
     /// The state folder, which must be there.
@@ -108,7 +126,7 @@ impl App {
 
 impl NodeClient {
     /// An address that makes no sense is a mistake in the configuration; what fails beyond it is this node's affair.
-    fn new(node: &Node) -> Result<Self, Error> {
+    pub fn new(node: &Node) -> Result<Self, Error> {
         let address = node.address.parse().map_err(|error| Error::Vault {
             node: node.name.clone(),
             error,
@@ -134,7 +152,8 @@ impl NodeClient {
         }
     }
 
-    fn sends_in_clear(&self) -> bool {
+    /// Whether key shares travel to it in clear beyond this machine.
+    pub fn sends_in_clear(&self) -> bool {
         self.client
             .as_ref()
             .is_ok_and(|client| !client.address().is_tls() && !client.address().is_loopback())
@@ -159,6 +178,14 @@ impl NodeClient {
             error,
         }
     }
+}
+
+/// The servers that a configuration names, each with an address that makes sense.
+pub fn nodes_of(config: &Config) -> Result<Vec<Node>, Error> {
+    for node in &config.node {
+        NodeClient::new(node)?;
+    }
+    Ok(config.node.clone())
 }
 
 fn client(node: &Node, address: Address) -> Result<Client, vault::Error> {

@@ -6,8 +6,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::app::{App, NodeOverride};
-use crate::commands::{init, kdf, keyring, slot, status, unseal};
-use crate::config::{Config, DEFAULT_PATH};
+use crate::commands::{adopt, destroy, doctor, hold, init, kdf, keyring, recover, run, slot, status, unseal};
+use crate::config::{Config, DEFAULT_PATH, Log};
 use crate::credentials::Asking;
 use crate::error::Error;
 use crate::exit::Exit;
@@ -54,8 +54,35 @@ enum Command {
     Init(init::Arguments),
     /// Open every sealed node once.
     Unseal,
+    /// Keep every node unsealed: the daemon. Runs until it is told to end.
+    Run,
+    /// Hold a node: what is sealed stays sealed, over restarts of the server, the daemon and the machine.
+    Hold(hold::Arguments),
+    /// End a hold.
+    Release {
+        /// The node; all of them if left out.
+        node: Option<String>,
+    },
+    /// Take over a server that runs already: its key shares go into a new keyring.
+    Adopt(adopt::Arguments),
+    /// Open the keyring with a recovery identity, drop the slots that are dead, and enrol this machine.
+    Recover(recover::Arguments),
+    /// Destroy the keyring: retire all that its slots have on devices, remove its files.
+    Destroy(destroy::Arguments),
     /// How the servers are, and what is known of the keyring. Opens nothing.
+    ///
+    /// A daemon that runs is asked, unless --address names a server: it knows since when a node is as it is. Without one the
+    /// servers are asked. A line for each node, with what to do below it: `node NAME (ADDRESS): HOW IT IS`. As JSON each of
+    /// `nodes` has name, address, state, open and detail, and `held`, `hint` and `since_s`, which may be null; whatever else it
+    /// has may change. Exit status: 0 every node is open, 3 what is not is sealed and held, 2 otherwise.
     Status,
+    /// Would the next reboot unseal? Looks at everything that this hangs on, and changes nothing.
+    ///
+    /// Opens every slot as the daemon would, with nobody there; asks every server; looks at files, recovery, the rotation
+    /// credential, and at what earlier commands have left. As JSON each of `findings` has level (ok, warning, problem), check,
+    /// name, what, hint and details. Exit status, for cron: 0 it would, with or without warnings; 1 there is a problem; 4 it
+    /// would wait for a person.
+    Doctor,
     /// The slots of the keyring.
     #[command(subcommand)]
     Slot(slot::Command),
@@ -99,36 +126,64 @@ fn execute(command_line: CommandLine) -> Result<Report, Error> {
         ca_file,
         command,
     } = command_line;
+    let mut refusal = None;
+    let state = places::state_folder();
     match command {
         Command::Completions { shell } => return Ok(completions(shell)),
         // They touch no state, so whoever runs them may.
         Command::Kdf(_) => {}
-        _ => places::act_as_owner(&places::state_folder())?,
+        // They only look: no folder is made for them.
+        Command::Status | Command::Doctor if !state.exists() => {}
+        Command::Status => match places::act_as_owner(&state) {
+            Err(error @ Error::WrongUser { .. }) => refusal = Some(error),
+            outcome => outcome?,
+        },
+        _ => places::act_as_owner(&state)?,
     }
     // After the change of user, which would undo it.
     kdf_api::hardening::harden_process()
         .and_then(|()| kdf_api::host::become_subreaper())
         .map_err(|error| Error::file("harden the process", Path::new("/proc/self"), error))?;
-    start_log(output);
+    let runs = matches!(command, Command::Run);
+    let config_file = config.clone().unwrap_or_else(|| DEFAULT_PATH.into());
+    if !runs {
+        start_log(output, "error");
+    }
     let config = match &config {
         Some(path) => Config::load(path, true),
         None => Config::load(Path::new(DEFAULT_PATH), false),
-    }?;
+    };
     let asking = if non_interactive {
         Asking::Forbidden
     } else {
         Asking::Allowed
     };
-    let app = App::new(
-        config,
-        NodeOverride { address, ca_file },
-        Progress::new(output),
-        asking,
-    )?;
+    let over = NodeOverride { address, ca_file };
+    let put_together = |config| App::new(config, over, Progress::new(output), asking);
+    if let Some(refusal) = refusal {
+        return status::run_for_others(config.and_then(put_together), refusal);
+    }
+    let config = config?;
+    if runs {
+        // Only the configuration says how the daemon's log is written.
+        let format = match config.daemon.log {
+            Log::Json => Format::Json,
+            Log::Text => output,
+        };
+        start_log(format, "info");
+    }
+    let app = put_together(config)?;
     match command {
         Command::Init(arguments) => init::run(&app, &arguments),
         Command::Unseal => unseal::run(&app),
+        Command::Run => run::run(app, config_file),
+        Command::Hold(arguments) => hold::hold(&app, &arguments),
+        Command::Release { node } => hold::release(&app, node.as_deref()),
+        Command::Adopt(arguments) => adopt::run(&app, &arguments),
+        Command::Recover(arguments) => recover::run(&app, &arguments),
+        Command::Destroy(arguments) => destroy::run(&app, &arguments),
         Command::Status => status::run(&app),
+        Command::Doctor => doctor::run(&app, &config_file),
         Command::Slot(command) => slot::run(&app, &command),
         Command::Keyring(command) => keyring::run(&app, &command),
         Command::Kdf(command) => kdf::run(&app, command),
@@ -144,8 +199,8 @@ fn completions(shell: clap_complete::Shell) -> Report {
 }
 
 /// Logs go to stderr, where a service manager picks them up; by default only what an operator should look at.
-fn start_log(format: Format) {
-    let filter = EnvFilter::try_from_env("UNSEALER_LOG").unwrap_or_else(|_| EnvFilter::new("error"));
+fn start_log(format: Format, usual: &str) {
+    let filter = EnvFilter::try_from_env("UNSEALER_LOG").unwrap_or_else(|_| EnvFilter::new(usual));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);

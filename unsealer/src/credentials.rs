@@ -1,7 +1,7 @@
 //! Credentials for slots: read when needed from where the configuration says, handed to one call, and wiped.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use kdf_api::protocol::SecretBuffer;
@@ -85,16 +85,20 @@ fn without_line_end(bytes: &[u8]) -> &[u8] {
         .unwrap_or(bytes)
 }
 
-/// Asks at the terminal, without echo.
-fn prompt(name: &str) -> Result<SecretBuffer, String> {
-    let no_terminal =
-        |error: rustix::io::Errno| format!("it has to be typed, and there is no terminal: {error}");
-    let terminal = rustix::fs::open(
+/// The terminal of this session, wherever our input and output go.
+pub(crate) fn terminal() -> rustix::io::Result<OwnedFd> {
+    rustix::fs::open(
         "/dev/tty",
         OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOCTTY,
         Mode::empty(),
     )
-    .map_err(no_terminal)?;
+}
+
+/// Asks at the terminal, without echo.
+pub(crate) fn prompt(name: &str) -> Result<SecretBuffer, String> {
+    let no_terminal =
+        |error: rustix::io::Errno| format!("it has to be typed, and there is no terminal: {error}");
+    let terminal = terminal().map_err(no_terminal)?;
     let silence = Silence::begin(terminal.as_fd()).map_err(no_terminal)?;
     let mut question = SecretBuffer::new();
     question.append(format!("{name}: ").as_bytes());
@@ -112,7 +116,7 @@ fn prompt(name: &str) -> Result<SecretBuffer, String> {
 }
 
 /// A terminal gives a line at a time.
-fn read_line(terminal: BorrowedFd<'_>) -> std::io::Result<SecretBuffer> {
+pub(crate) fn read_line(terminal: BorrowedFd<'_>) -> std::io::Result<SecretBuffer> {
     let mut line = SecretBuffer::new();
     let mut chunk = zeroize::Zeroizing::new([0; 4096]);
     while line.as_bytes().len() < MAX_CREDENTIAL {

@@ -8,7 +8,9 @@ use kdf_api::Code;
 use kdf_api::trusted_path::quoted;
 
 use crate::exit::Exit;
+use crate::import;
 use crate::keyring::Fault;
+use crate::recovery;
 use crate::state::seen;
 use crate::told;
 use crate::vault;
@@ -104,6 +106,22 @@ pub enum Error {
         /// Each slot that failed, and how.
         outcomes: Vec<(String, kdf_api::Error)>,
     },
+    /// Key shares from elsewhere were refused.
+    #[error("{place}: {fault}")]
+    Import {
+        /// The file, or what else gave them.
+        place: String,
+        /// Why.
+        fault: import::Fault,
+    },
+    /// Recovery, or a file of it, was refused.
+    #[error("{place}: {fault}")]
+    Recovery {
+        /// The file, or what else it is about.
+        place: String,
+        /// Why.
+        fault: recovery::Fault,
+    },
     /// A slot failed.
     #[error("slot {slot}: {error}")]
     Slot {
@@ -162,7 +180,11 @@ impl Error {
         match self {
             Self::Ambiguous { .. } | Self::ChangedOutside { .. } => Exit::Ambiguous,
             Self::Locked { .. } => Exit::Locked,
-            Self::NeedsPerson { .. } => Exit::NeedsPerson,
+            Self::NeedsPerson { .. }
+            | Self::Recovery {
+                fault: recovery::Fault::Unconfirmed,
+                ..
+            } => Exit::NeedsPerson,
             Self::Kdf(error) | Self::Slot { error, .. } if needs_person(error.code) => Exit::NeedsPerson,
             Self::NotEnoughSlots { outcomes, .. }
                 if outcomes.iter().any(|(_, error)| needs_person(error.code)) =>
@@ -205,6 +227,8 @@ impl Error {
                 io::ErrorKind::ReadOnlyFilesystem => Some("mount it writable for this command".to_owned()),
                 _ => None,
             },
+            Self::Import { fault, .. } => fault.hint().map(str::to_owned),
+            Self::Recovery { fault, .. } => fault.hint().map(str::to_owned),
             Self::Kdf(error) | Self::Slot { error, .. } => error.hint.clone(),
             Self::Keyring { fault: Fault::Version(_), .. } => Some("use the release that wrote it".to_owned()),
             Self::Keyring { path, .. } => {
@@ -259,7 +283,11 @@ fn needs_person(code: Code) -> bool {
 fn sudo_line(owner: &str) -> String {
     let quoted = |text: &OsStr| quoted(Path::new(text));
     let variables: Vec<_> = std::env::vars_os()
-        .filter(|(name, _)| name == "STATE_DIRECTORY" || name.as_encoded_bytes().starts_with(b"UNSEALER_"))
+        .filter(|(name, _)| {
+            name == "STATE_DIRECTORY"
+                || name == "RUNTIME_DIRECTORY"
+                || name.as_encoded_bytes().starts_with(b"UNSEALER_")
+        })
         .map(|(name, value)| format!("{}={}", name.display(), quoted(&value)))
         .collect();
     let mut line = format!("sudo -u {}", quoted(owner.as_ref()));

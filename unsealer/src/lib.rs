@@ -11,6 +11,8 @@
 //! | [`commands`] | one command a file |
 //! | [`config`], [`places`], [`credentials`] | what runs, where things are, where secrets come from |
 //! | [`keyring`] | the file format |
+//! | [`recovery`] | the way back without slots |
+//! | [`import`], [`key_shares`] | key shares as others write them |
 //! | [`state`] | what is remembered between runs, and how it is written |
 //! | [`open`], [`save`] | opening and saving the keyring in the one right order |
 //! | [`change`] | slots added, removed, rotated; a new data key; another policy: proven before it counts |
@@ -26,12 +28,19 @@ pub mod cli;
 pub mod commands;
 pub mod config;
 pub mod credentials;
+pub mod daemon;
 pub mod error;
 pub mod exit;
 pub mod fault;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
+pub mod import;
+pub mod key_shares;
 pub mod keyring;
 pub mod open;
 pub mod places;
+pub mod recovery;
 pub mod report;
 pub mod save;
 pub mod slots;

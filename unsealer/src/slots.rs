@@ -4,10 +4,12 @@
 //! |---|---|
 //! | here | the programs behind slots, and where their credentials come from |
 //! | `opening` | one slot opened, and many side by side |
+//! | `looking` | how a slot's material is |
 //! | `enrolling` | a new slot, and an old one for a new epoch |
 //! | `retiring` | what a slot's program made, destroyed |
 
 mod enrolling;
+mod looking;
 mod opening;
 mod retiring;
 
@@ -32,6 +34,10 @@ pub struct Slots<'a> {
     dirs: ProgramDirs,
     asking: Asking,
     live: bool,
+    /// Whether nobody is there who could answer for a PIN.
+    unattended: bool,
+    /// Slots that are not to be tried, and why.
+    barred: BTreeMap<String, kdf_api::Error>,
     /// What was read once is not asked for again: a pipe has it once, and a person may mistype it the second time.
     credentials: Mutex<BTreeMap<String, Arc<Credentials>>>,
     /// Calls that were called off and are not quite over. They hold keys, so they end before we do.
@@ -56,9 +62,26 @@ impl<'a> Slots<'a> {
             dirs: ProgramDirs::new(config.program_dirs.iter().cloned()),
             asking,
             live,
+            unattended: false,
+            barred: BTreeMap::new(),
             credentials: Mutex::default(),
             leaving: Mutex::default(),
         }
+    }
+
+    /// The same where nobody is there: a slot with a PIN is opened only if its configuration says that it may be. Each
+    /// unorderly end of the machine after a use of a PIN counts against the TPM's lockout.
+    #[must_use]
+    pub fn unattended(mut self) -> Self {
+        self.unattended = true;
+        self
+    }
+
+    /// The same with slots that are not to be tried: each fails with this error.
+    #[must_use]
+    pub fn barred(mut self, barred: BTreeMap<String, kdf_api::Error>) -> Self {
+        self.barred = barred;
+        self
     }
 
     /// Checks that a slot could be enrolled: its program is there, passes the checks, and describes itself.
@@ -106,6 +129,13 @@ impl<'a> Slots<'a> {
             .is_some_and(|slot| slot.kind == SlotKind::Kdf)
     }
 
+    /// Waits until those that were called off are over, which takes a moment at most.
+    fn see_off(&self) {
+        for call in held(&self.leaving).drain(..) {
+            let _ = call.join();
+        }
+    }
+
     fn configured(&self, name: &str) -> Result<&config::Slot> {
         self.config.slot.get(name).ok_or_else(|| {
             kdf_api::Error::new(
@@ -144,10 +174,25 @@ impl<'a> Slots<'a> {
 
     /// The program of a slot, with its credentials: they are asked for here, if a person has to type them.
     fn backing(&self, name: &str, cancel: Option<&Cancel>) -> Result<Backing> {
+        if let Some(error) = self.barred.get(name) {
+            return Err(error.clone());
+        }
         let slot = self.configured(name)?;
+        if self.unattended && self.has_a_pin_for_a_person(name) {
+            return Err(kdf_api::Error::new(
+                Code::CredentialNeeded,
+                "it has a PIN, and is not opened while nobody is there",
+            )
+            .hint(format!(
+                "unattended = true under [slot.{name}] says that it may be"
+            )));
+        }
         let mut program = program(slot, self.live)?;
         if let Some(cancel) = cancel {
             program = program.cancelled_by(cancel);
+        } else {
+            // It runs alone: a device may serve one program at a time, as a TPM without a resource manager does.
+            self.see_off();
         }
         Ok(match slot.kind {
             SlotKind::Kdf => Backing::Kdf {
@@ -162,9 +207,7 @@ impl<'a> Slots<'a> {
 
 impl Drop for Slots<'_> {
     fn drop(&mut self) {
-        for call in held(&self.leaving).drain(..) {
-            let _ = call.join();
-        }
+        self.see_off();
     }
 }
 

@@ -60,7 +60,7 @@ pub fn hook_key(ikm: &Secret, salt: &[u8; 32], context: &Context) -> Key {
 }
 
 /// Strict, because a lenient reader gets a key from the first half of a line, or from an error message of hex letters.
-fn read_line(output: &[u8]) -> std::result::Result<Secret, &'static str> {
+pub(crate) fn read_line(output: &[u8]) -> std::result::Result<Secret, &'static str> {
     let digits = output.strip_suffix(b"\n").unwrap_or(output);
     if digits.contains(&b'\n') {
         return Err("printed more than one line");

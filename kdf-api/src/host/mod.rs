@@ -44,6 +44,8 @@ pub use call::{Call, Finished};
 pub use cancel::{Cancel, wait_for_calls};
 pub use check::Checked;
 pub use executable::Executable;
+#[cfg(feature = "fuzzing")]
+pub(crate) use hook::read_line;
 pub use hook::{Hook, hook_key};
 pub use program::{Program, ProgramDirs};
 pub use prove::{prove_derive, prove_hook, prove_keep};

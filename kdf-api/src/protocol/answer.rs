@@ -285,7 +285,7 @@ impl DescribedAnswer {
                 settings: self.settings.iter().map(printable_parameter).collect(),
                 credentials: self.credentials.iter().map(printable_credential).collect(),
                 max_secret: self.max_secret,
-                needs: self.needs,
+                needs: printable_needs(&self.needs),
             },
             protocols: self.protocols,
             verbs,
@@ -308,6 +308,18 @@ fn printable_credential(credential: &CredentialParameter) -> CredentialParameter
         name: printable(&credential.name),
         help: printable(&credential.help),
         verbs: credential.verbs.iter().map(|verb| printable(verb)).collect(),
+    }
+}
+
+/// A name that is not [`printable`] as it is names nothing that a sandbox would let a program have.
+fn printable_needs(needs: &Needs) -> Needs {
+    let texts = |texts: &[String]| texts.iter().map(|text| printable(text)).collect();
+    Needs {
+        devices: texts(&needs.devices),
+        read: texts(&needs.read),
+        write: texts(&needs.write),
+        sockets: texts(&needs.sockets),
+        network: needs.network,
     }
 }
 
@@ -480,12 +492,16 @@ mod tests {
     fn what_a_program_says_of_itself_steers_no_terminal() {
         let message = r#"{"ok":{"name":"x","version":"1","protocols":[1],"verbs":["enroll","derive"],"root_of_trust":"file",
             "binding":"file","options":[{"name":"a\u001b[2J","help":"b\nc","default":"\u009b"}],"settings":[],
-            "credentials":[{"name":"p\u0007","help":"\u202e","verbs":["\u001b"]}]}}"#;
+            "credentials":[{"name":"p\u0007","help":"\u202e","verbs":["\u001b"]}],"needs":{"devices":["/dev/\u009b"],"read":[],
+            "write":[],"sockets":[],"network":true}}}"#;
         let read = read::<DescribedAnswer>(message.as_bytes(), true)
             .unwrap()
             .unwrap();
         let Description {
-            options, credentials, ..
+            options,
+            credentials,
+            needs,
+            ..
         } = read.accept().unwrap().description;
         assert_eq!(options, [Parameter::with_default("a [2J", " ", "b c")]);
         let [credential] = credentials.as_slice() else {
@@ -493,6 +509,10 @@ mod tests {
         };
         assert_eq!((credential.name.as_str(), credential.help.as_str()), ("p ", " "));
         assert_eq!(credential.verbs, [" "]);
+        assert_eq!(
+            (needs.devices.as_slice(), needs.network),
+            (&["/dev/ ".to_owned()][..], true)
+        );
     }
 
     #[test]

@@ -12,6 +12,7 @@
 //! journal names and that no slot owns is material to be retired. Either the keyring is the old one, and this concerns
 //! what was to come; or it is the new one, and it concerns what was to go.
 
+pub(crate) mod kit;
 mod plan;
 mod prove;
 mod prune;
@@ -36,6 +37,7 @@ use crate::told::Told;
 pub use plan::{DataKeys, Plan, Planned, Wanted};
 pub(crate) use prove::{check_together, prove};
 pub use prune::Pruned;
+pub(crate) use settle::ADOPT;
 
 /// What every change works with: the state folder, locked, and the programs.
 #[derive(Debug)]
@@ -79,6 +81,13 @@ impl<'a> Changer<'a> {
             journal,
             lock,
         })
+    }
+
+    /// The same with other slots: those of a daemon, where nobody can be asked.
+    #[must_use]
+    pub fn served_by(mut self, slots: Slots<'a>) -> Self {
+        self.slots = slots;
+        self
     }
 
     /// Opens the keyring by its slots, for a change, and settles what a change that was stopped has left.
@@ -199,6 +208,18 @@ impl<'a> Changer<'a> {
         let aside = save::stage(&mut keyring, prepared)?;
         self.prove(&aside, &keyring, &made)?;
         operation.note(Step::Proven)?;
+        let new: Vec<_> = plan
+            .seats
+            .iter()
+            .filter(|seat| seat.is_new())
+            .map(Planned::name)
+            .collect();
+        if !new.is_empty()
+            && let Err(error) = Proven::enrolled(&self.state, &new)
+        {
+            // Advice only.
+            self.app.progress.warn(error);
+        }
         let before = keyring.identity().clone();
         let published = aside.publish(&self.state, &mut keyring);
         let in_place = *keyring.identity() != before;
@@ -238,6 +259,12 @@ impl<'a> Changer<'a> {
             slots.push(slot);
         }
         keyring.body.slots = slots;
+        if let Some(recipients) = &plan.recovery {
+            keyring.recover_by(recipients).map_err(|fault| Error::Recovery {
+                place: "recovery".to_owned(),
+                fault,
+            })?;
+        }
         Ok((keyring, names.into_iter().map(str::to_owned).collect()))
     }
 
@@ -277,11 +304,13 @@ impl<'a> Changer<'a> {
     /// Opens what lies beside the keyring by each slot that was made for it.
     fn prove(&self, aside: &Aside, keyring: &Keyring, made: &[String]) -> Result<(), Error> {
         let locked = aside.read_back()?;
-        prove(&self.slots, &locked, made, |name| {
-            self.app.progress.step(format!(
-                "slot {name}: opens the changed keyring as it lies on the disk"
-            ));
-        })?;
+        if !made.is_empty() {
+            prove(&self.slots, &locked, made, |name| {
+                self.app.progress.step(format!(
+                    "slot {name}: opens the changed keyring as it lies on the disk"
+                ));
+            })?;
+        }
         // Where no slot was made for it, our own data key opens it all the same.
         locked
             .open(keyring.data_key().again())
@@ -294,17 +323,11 @@ impl<'a> Changer<'a> {
 
     /// What comes after the keyring is in its place. Nothing here undoes that.
     fn clear_away(&self, mut operation: Operation, keyring: Keyring, plan: &Plan) -> Result<Changed, Error> {
-        let is_new = |planned: &&Planned| matches!(planned, Planned::New(_));
-        let (new, staying): (Vec<&Planned>, Vec<_>) = plan.seats.iter().partition(is_new);
-        let [new, staying] =
-            [new, staying].map(|seats| seats.into_iter().map(Planned::name).collect::<Vec<_>>());
-        // Advice only.
-        if let Err(error) = Proven::enrolled(&self.state, &new, &staying) {
-            self.app.progress.warn(error);
-        }
+        self.forget_what_went(&keyring);
         if plan.data_key == DataKeys::Next {
             // Its slots still give the old data key.
             durable::remove(&self.state.previous_keyring())?;
+            self.refresh_kit(&keyring)?;
         }
         let (mut destroyed, mut left) = (Vec::new(), Vec::new());
         for slot in plan.material_gone() {
@@ -332,9 +355,18 @@ impl<'a> Changer<'a> {
         })
     }
 
+    /// Drops the notes of slots that are not in the keyring any more.
+    fn forget_what_went(&self, keyring: &Keyring) {
+        let names: Vec<_> = keyring.body.slots.iter().map(|slot| slot.name.as_str()).collect();
+        // Advice only.
+        if let Err(error) = Proven::keep(&self.state, &names) {
+            self.app.progress.warn(error);
+        }
+    }
+
     /// Retires what this operation enrolled, and removes what it wrote aside.
     fn take_back(&self, operation: &mut Operation) -> Result<(), Error> {
-        durable::remove_left_beside(self.state.keyring())?;
+        save::remove_stopped_writes(&self.state)?;
         let begun = operation.enrolments();
         let first_failure = self.retire_all(operation, &begun)?;
         operation.note(Step::Abandoned)?;
@@ -348,23 +380,31 @@ impl<'a> Changer<'a> {
         operation: &mut Operation,
         enrolments: &[(Uuid, String)],
     ) -> Result<Option<Error>, Error> {
-        let mut first_failure = None;
+        let (mut first_failure, mut not_noted) = (None, Ok(()));
         for (id, slot) in enrolments {
             match self.slots.retire_id(slot, *id) {
                 Ok(destroyed) => {
                     for what in destroyed {
                         self.app.progress.step(format!("slot {slot}: destroyed {what}"));
                     }
-                    operation.note_slot(Step::Retired, slot, *id)?;
+                    // On a full disk the others are taken back all the same; the next change retires this one again.
+                    let noted = operation.note_slot(Step::Retired, slot, *id);
+                    not_noted = not_noted.and(noted);
                 }
                 Err(error) => first_failure = first_failure.or_else(|| Some(slot_fault(slot, error))),
             }
         }
-        Ok(first_failure)
+        not_noted.map(|()| first_failure)
+    }
+
+    /// Makes the kit of the state folder anew, if there is one, for the recipients of the configuration: the key shares are
+    /// others, or the data key is.
+    pub fn refresh_kit(&self, keyring: &Keyring) -> Result<(), Error> {
+        kit::refresh(&self.state, keyring, &self.app.config.recovery)
     }
 
     /// A point at which tests stop the process.
-    fn point(&self, name: &str) -> Result<(), Error> {
+    pub(crate) fn point(&self, name: &str) -> Result<(), Error> {
         fault::point(name).map_err(|error| Error::file("pass the test point in", self.state.path(), error))
     }
 }

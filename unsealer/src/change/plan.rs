@@ -3,6 +3,7 @@
 use crate::config::Config;
 use crate::error::Error;
 use crate::keyring::{Body, Kind, Policy, Slot};
+use crate::recovery::Recipients;
 
 /// What somebody asks for. The default asks for nothing but a new data key.
 #[derive(Clone, Debug, Default)]
@@ -19,7 +20,7 @@ pub struct Wanted {
     pub keep_data_key: bool,
     /// Whether the devices of what goes are gone, so that nothing is to be retired on them.
     pub device_gone: bool,
-    /// Whether the keyring may end with no spare slot and no recovery.
+    /// Whether the keyring may end without the recovery that it has, or with neither a slot to spare nor recovery.
     pub force: bool,
 }
 
@@ -56,6 +57,9 @@ pub struct Plan {
     pub policy: Policy,
     /// Whether the data key changes.
     pub data_key: DataKeys,
+    /// Who shall recover the changed keyring, where that is written anew: with a data key that it has not yet been for. Only
+    /// whom the configuration names, whatever the keyring says.
+    pub recovery: Option<Recipients>,
     /// Whether nothing is to be retired on the devices of what goes.
     pub device_gone: bool,
 }
@@ -67,6 +71,11 @@ impl Planned {
             Self::Stays(slot) | Self::Again(slot) => &slot.name,
             Self::New(name) => name,
         }
+    }
+
+    /// Whether it is enrolled by this change.
+    pub(super) fn is_new(&self) -> bool {
+        matches!(self, Self::New(_))
     }
 
     /// Whether its program is asked and something is wrapped for it.
@@ -159,6 +168,23 @@ impl Plan {
         let seats: Vec<_> = stays
             .chain(wanted.add.iter().cloned().map(Planned::New))
             .collect();
+        let recovery = match data_key {
+            DataKeys::Same => None,
+            DataKeys::Next => Some(config.recovery.clone()),
+        };
+        if let (Some(to), Some(_), false) = (&recovery, &body.recovery, wanted.force)
+            && to.is_empty()
+        {
+            return Err(refused(
+                op,
+                "the keyring has recovery recipients, and the configuration names none: a new data key would be lost with \
+                 the slots"
+                    .to_owned(),
+                "name them, as in recovery = [\"age1…\"] (`unsealer keyring show` has those that stand in it), or give \
+                 --force"
+                    .to_owned(),
+            ));
+        }
         let leaves = |slot: &&Slot| wanted.remove.contains(&slot.name) || wanted.rotate.contains(&slot.name);
         Ok(Self {
             op,
@@ -166,6 +192,7 @@ impl Plan {
             seats,
             policy,
             data_key,
+            recovery,
             device_gone: wanted.device_gone,
         })
     }
@@ -175,14 +202,23 @@ impl Plan {
         self.gone.iter().filter(|slot| slot.kind != Kind::Hook)
     }
 
+    /// Whether a recovery identity opens the changed keyring.
+    pub fn has_recovery(&self, body: &Body) -> bool {
+        match &self.recovery {
+            Some(recipients) => !recipients.is_empty(),
+            None => body.recovery.is_some(),
+        }
+    }
+
     /// A plan for a keyring of which nothing stands yet.
-    pub fn fresh(op: &'static str, names: &[String], policy: Policy) -> Self {
+    pub fn fresh(op: &'static str, names: &[String], policy: Policy, recovery: Recipients) -> Self {
         Self {
             op,
             seats: names.iter().cloned().map(Planned::New).collect(),
             gone: Vec::new(),
             policy,
             data_key: DataKeys::Same,
+            recovery: Some(recovery),
             device_gone: false,
         }
     }

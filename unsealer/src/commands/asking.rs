@@ -24,6 +24,16 @@ pub(crate) fn yes(asking: Asking, place: &str, shown: &str, question: &str) -> R
     }
 }
 
+/// Whether there is somebody to ask.
+pub(crate) fn is_at_a_terminal() -> bool {
+    std::io::stdin().is_terminal()
+}
+
+/// A word to whoever is asked.
+pub(crate) fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
 /// A line that is no secret.
 pub(crate) fn answer(question: &str) -> Option<String> {
     let mut stderr = std::io::stderr();

@@ -11,6 +11,14 @@ use crate::keyring::{Body, Keyring};
 use crate::report::Report;
 use crate::strength;
 
+/// What can be said of any change that makes a new data key.
+#[derive(Clone, Copy, Debug, Default, clap::Args)]
+pub struct Forced {
+    /// Do it even where the keyring ends without the recovery that it has, or with neither a slot to spare nor recovery.
+    #[arg(long)]
+    pub force: bool,
+}
+
 /// Opens the keyring, makes a change that somebody asks for, and tells of it.
 pub(crate) fn change(
     app: &App,
@@ -36,7 +44,7 @@ pub(crate) fn make(
     let plan = Plan::new(op, &keyring.body, wanted, &app.config)?;
     check_spare(op, &keyring.body, &plan, wanted.force)?;
     changer.check(&plan)?;
-    announce(app, &plan);
+    announce(app, &keyring.body, &plan);
     let changed = changer.make(keyring, &plan)?;
     Ok(told(&changed, &plan))
 }
@@ -46,7 +54,7 @@ fn check_spare(op: &str, body: &Body, plan: &Plan, force: bool) -> Result<(), Er
     let spare = |slots: usize, needed: usize| slots.saturating_sub(needed);
     let before = spare(body.slots.len(), body.policy.needed());
     let after = spare(plan.seats.len(), plan.policy.needed());
-    if force || after > 0 || before == 0 || body.has_recovery() {
+    if force || after > 0 || before == 0 || plan.has_recovery(body) {
         return Ok(());
     }
     Err(Error::Config {
@@ -61,7 +69,16 @@ fn check_spare(op: &str, body: &Body, plan: &Plan, force: bool) -> Result<(), Er
 }
 
 /// Says beforehand whose programs are asked, and what they need.
-fn announce(app: &App, plan: &Plan) {
+fn announce(app: &App, body: &Body, plan: &Plan) {
+    let names = body
+        .recovery
+        .as_ref()
+        .map_or(&[][..], |stanza| stanza.recipients().names());
+    if plan.recovery.is_none() && names != app.config.recovery.names() {
+        app.progress.warn(
+            "the configuration names other recovery recipients than the keyring has: `unsealer keyring rekey` takes them over",
+        );
+    }
     if plan.data_key == DataKeys::Next {
         app.progress
             .step("a new data key is made: each slot's program is asked again");

@@ -2,6 +2,7 @@
 
 mod change;
 mod copies;
+mod recovery;
 mod verify;
 
 use std::fmt::Write as _;
@@ -10,6 +11,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use super::asking;
+use super::changed::Forced;
 use super::slot::kind_name;
 use crate::app::App;
 use crate::error::Error;
@@ -37,12 +39,17 @@ pub enum Command {
         #[arg(long)]
         yes: bool,
     },
-    /// Make a new data key, which every slot wraps. Older copies of the keyring then hang on the old one.
-    Rekey,
+    /// Make a new data key, which every slot wraps, and which the configuration's recovery recipients can read.
+    ///
+    /// Older copies of the keyring hang on the old one.
+    Rekey(Forced),
     /// Change how many slots must open: `any`, or like `2of3`. Makes a new data key.
     Policy {
         /// The policy; its second number is that of the slots.
         policy: Policy,
+        /// What is accepted.
+        #[command(flatten)]
+        forced: Forced,
     },
     /// Move to other slots: enrol those that are lacking; with --retire, take out all others.
     ///
@@ -57,9 +64,9 @@ pub enum Command {
         /// With --retire: the devices of the others are gone, destroy nothing on them.
         #[arg(long, requires = "retire")]
         device_gone: bool,
-        /// With --retire: even where that leaves no slot to spare and there is no recovery.
-        #[arg(long, requires = "retire")]
-        force: bool,
+        /// What is accepted.
+        #[command(flatten)]
+        forced: Forced,
     },
     /// Write a copy of the keyring, once it has been opened and checked. It is as encrypted as the keyring itself.
     Backup {
@@ -80,6 +87,25 @@ pub enum Command {
         #[arg(long)]
         other_shares: bool,
     },
+    /// Make a recovery identity: shown once, on the terminal only. What goes into the configuration is printed.
+    RecoveryIdentity,
+    /// Write the recovery kit: the key shares themselves, for the recovery recipients, so that an age program alone is enough.
+    ///
+    /// Without --to it is `recovery-kit.age` in the state folder, and is made anew with each new data key.
+    Kit {
+        /// The file to write; it must not be there yet.
+        #[arg(long, value_name = "FILE")]
+        to: Option<PathBuf>,
+    },
+    /// Write the key shares for the keyring of another host, which takes them by `unsealer adopt`.
+    Share {
+        /// The age recipients (age1…) that may read it.
+        #[arg(long, required = true, value_name = "RECIPIENT", num_args = 1..)]
+        to: Vec<String>,
+        /// The file to write; it must not be there yet.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
     /// Bring the keyring file to the newest version of its format. Nothing else ever does.
     Upgrade,
 }
@@ -90,14 +116,14 @@ pub fn run(app: &App, command: &Command) -> Result<Report, Error> {
         Command::Show => show(app),
         Command::Verify { deep } => verify::run(app, *deep),
         Command::Trust { yes } => trust(app, *yes),
-        Command::Rekey => change::rekey(app),
-        Command::Policy { policy } => change::policy(app, *policy),
+        Command::Rekey(forced) => change::rekey(app, *forced),
+        Command::Policy { policy, forced } => change::policy(app, *policy, *forced),
         Command::Migrate {
             to,
             retire,
             device_gone,
-            force,
-        } => change::migrate(app, to, *retire, *device_gone, *force),
+            forced,
+        } => change::migrate(app, to, *retire, *device_gone, *forced),
         Command::Backup { file } => copies::backup(app, file),
         Command::Restore {
             file,
@@ -112,6 +138,9 @@ pub fn run(app: &App, command: &Command) -> Result<Report, Error> {
             };
             copies::restore(app, file, accepted)
         }
+        Command::RecoveryIdentity => recovery::identity(app),
+        Command::Kit { to } => recovery::kit(app, to.as_deref()),
+        Command::Share { to, out } => recovery::share(app, to, out),
         Command::Upgrade => change::upgrade(app),
     }
 }
@@ -197,7 +226,12 @@ pub(super) fn describe(locked: &Locked) -> String {
                 .map_or_else(String::new, |share| format!(", share {}", share.x))
         );
     }
-    text.push_str("recovery: none\n");
+    match &body.recovery {
+        None => text.push_str("recovery: none\n"),
+        Some(stanza) => {
+            let _ = writeln!(text, "recovery: {}", stanza.recipients().names().join(", "));
+        }
+    }
     text
 }
 
@@ -225,7 +259,7 @@ pub(super) fn public_json(body: &Body) -> Value {
         .collect();
     json!({
         "id": body.id, "generation": body.generation, "epoch": body.epoch, "policy": body.policy, "slots": slots,
-        "public": body.public, "recovery": null, "strength": strength::of(body),
+        "public": body.public, "recovery": body.recovery.as_ref().map(|stanza| stanza.recipients().names()), "strength": strength::of(body),
     })
 }
 

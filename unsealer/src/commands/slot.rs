@@ -42,9 +42,6 @@ pub enum Command {
         /// What goes.
         #[command(flatten)]
         leaving: Leaving,
-        /// Do it even where it leaves no slot to spare and there is no recovery.
-        #[arg(long)]
-        force: bool,
     },
     /// Enrol slots anew; the old enrolments are destroyed once the new ones are proven and in place.
     Rotate {
@@ -82,11 +79,7 @@ pub enum Command {
 pub fn run(app: &App, command: &Command) -> Result<Report, Error> {
     match command {
         Command::Add { names } => change::add(app, names),
-        Command::Remove {
-            names,
-            leaving,
-            force,
-        } => change::remove(app, names, *leaving, *force),
+        Command::Remove { names, leaving } => change::remove(app, names, *leaving),
         Command::Rotate { names, leaving } => change::rotate(app, names, *leaving),
         Command::List => list(app),
         Command::Show { name } => show(app, name),

@@ -1,146 +1,119 @@
 //! `status`: how the servers are, and what is known of the keyring. Runs no program and opens nothing.
+//!
+//! A daemon that runs is asked: it knows since when a node is as it is, and what became of the slots. Without one the servers
+//! are asked. Whoever may not read the keyring still gets the nodes.
+//!
+//! | file | one idea |
+//! |---|---|
+//! | here | what is told, and the exit status |
+//! | [`nodes`] | the nodes, by the daemon or by ourselves |
+//! | [`keyring`] | what is known of the keyring without opening it |
+
+mod keyring;
+mod nodes;
 
 use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-use crate::app::{App, NodeClient};
+use self::nodes::{Answer, Row, Slot, Source};
+use crate::app::App;
+use crate::daemon::control::{self, Question};
 use crate::error::Error;
 use crate::exit::Exit;
-use crate::open;
 use crate::report::Report;
-use crate::state::journal::{Journal, Operation, Step};
-use crate::strength;
-use crate::vault::NodeState;
+use crate::state::holds::Holds;
+
+pub(crate) use nodes::{hint, is_open};
 
 /// Runs the command.
 pub fn run(app: &App) -> Result<Report, Error> {
-    let nodes = app.nodes()?;
-    let mut text = String::new();
-    let mut json_nodes = Vec::new();
-    let mut all_open = true;
-    for node in &nodes {
-        let state = node.state()?;
-        all_open &= is_open(&state);
-        let _ = writeln!(text, "node {} ({}): {state}", node.name, node.address);
-        if let Some(hint) = hint(&state) {
-            let _ = writeln!(text, "  {hint}");
-        }
-        json_nodes.push(node_json(node, &state));
+    let asked = if app.has_given_address() { Ok(None) } else { ask() };
+    let told = match asked {
+        Ok(Some(answer)) => answer.into_source(app.node_tables().0),
+        Ok(None) => nodes::by_ourselves(app, holds(app).as_ref())?,
+        // A daemon that does not answer must not hide the servers.
+        Err(what) => Source {
+            trouble: Some(what),
+            ..nodes::by_ourselves(app, holds(app).as_ref())?
+        },
+    };
+    let (text, json) = keyring::known(app);
+    Ok(report(&told, &text, &json))
+}
+
+/// Runs it for somebody who may not read the state folder: that refusal is told, and the nodes all the same.
+pub fn run_for_others(app: Result<App, Error>, refusal: Error) -> Result<Report, Error> {
+    let told = match (ask(), app) {
+        (Ok(Some(answer)), Ok(app)) if !app.has_given_address() => answer.into_source(&[]),
+        // The daemon knows its nodes, whether we may read the configuration or not.
+        (Ok(Some(answer)), Err(_)) => answer.into_source(&[]),
+        (_, Ok(app)) => nodes::by_ourselves(&app, None)?,
+        (_, Err(_)) => return Err(refusal),
+    };
+    let mut text = format!("keyring: {refusal}\n");
+    if let Some(hint) = refusal.hint() {
+        let _ = writeln!(text, "  this shows more: {hint}");
     }
-    let (keyring_text, keyring_json) = keyring(app);
-    text.push_str(&keyring_text);
-    let exit = if all_open { Exit::Done } else { Exit::NotOpen };
-    let json = json!({"nodes": json_nodes, "keyring": keyring_json, "open": all_open});
-    Ok(Report {
+    let json = json!({"error": refusal.to_string(), "hint": refusal.hint()});
+    Ok(report(&told, &text, &json))
+}
+
+/// What the daemon says, if there is one.
+fn ask() -> Result<Option<Answer>, String> {
+    let answer =
+        control::ask(&Question::status()).map_err(|error| format!("the daemon cannot be asked: {error}"))?;
+    answer.as_ref().map(Answer::read).transpose()
+}
+
+/// The holds as they were saved. Without a state folder there are none; those that cannot be read are the daemon's trouble.
+fn holds(app: &App) -> Option<Holds> {
+    let mut holds = app.state().and_then(|state| Holds::load(&state)).ok()?;
+    // What is over is over, whether that was written or not.
+    holds.tick();
+    Some(holds)
+}
+
+fn report(told: &Source, keyring_text: &str, keyring_json: &Value) -> Report {
+    let Source {
+        rows,
+        slots,
+        trouble,
+        by_daemon,
+    } = told;
+    let mut text: String = rows.iter().map(Row::text).collect();
+    if *by_daemon {
+        text.push_str("daemon: it runs, and says so of these nodes\n");
+    }
+    text.extend(slots.iter().map(Slot::text));
+    if let Some(trouble) = trouble {
+        let _ = writeln!(text, "  {trouble}");
+    }
+    text.push_str(keyring_text);
+    let exit = exit(rows);
+    let json = json!({
+        "nodes": rows.iter().map(Row::json).collect::<Vec<_>>(), "open": exit == Exit::Done,
+        "daemon": {"runs": by_daemon, "slots": slots.iter().map(Slot::json).collect::<Vec<_>>(), "trouble": trouble},
+        "keyring": keyring_json,
+    });
+    Report {
         exit,
         text: text.trim_end().to_owned(),
         json,
-    })
-}
-
-/// A node is open only if it says so itself, clearly (invariant 9).
-pub(crate) fn is_open(state: &NodeState) -> bool {
-    match state {
-        NodeState::Unsealed(_) => true,
-        NodeState::WrongSealType(status) | NodeState::Migrating(status) => {
-            status.initialized && !status.sealed
-        }
-        NodeState::Unreachable(_)
-        | NodeState::NotInitialised(_)
-        | NodeState::Sealed(_)
-        | NodeState::Unknown(_) => false,
     }
 }
 
-/// What to do about a node that gave no answer, or none that means anything.
-pub(crate) fn hint(state: &NodeState) -> Option<String> {
-    match state {
-        NodeState::Unreachable(error) | NodeState::Unknown(error) => error.hint(),
-        _ => None,
+/// Held only if nothing else is closed: what is sealed and not held is more urgent. Of no nodes none is open.
+fn exit(rows: &[Row]) -> Exit {
+    let open = rows.iter().filter(|row| row.open).count();
+    let held = rows.iter().filter(|row| row.stays_sealed()).count();
+    if rows.is_empty() {
+        Exit::NotOpen
+    } else if open == rows.len() {
+        Exit::Done
+    } else if open + held == rows.len() {
+        Exit::Held
+    } else {
+        Exit::NotOpen
     }
-}
-
-fn node_json(node: &NodeClient, state: &NodeState) -> Value {
-    let (name, address, state_name) = (&node.name, node.address.clone(), state.name());
-    match state.status() {
-        Some(status) => json!({
-            "name": name, "address": address, "state": state_name, "threshold": status.threshold,
-            "shares": status.shares, "progress": status.progress, "version": status.version,
-        }),
-        None => json!({
-            "name": name, "address": address, "state": state_name, "error": state.to_string(), "hint": hint(state),
-        }),
-    }
-}
-
-/// What can be said of the keyring without opening it. That there is none, or that it is not ours to read, is no error here.
-fn keyring(app: &App) -> (String, Value) {
-    let loaded = app
-        .state()
-        .and_then(|state| open::load(&state, &app.config).map(|locked| (state, locked)));
-    let (state, locked) = match loaded {
-        Ok(loaded) => loaded,
-        Err(Error::NoKeyring { .. }) => return ("keyring: none yet\n".to_owned(), Value::Null),
-        Err(Error::File { error, .. }) if error.kind() == std::io::ErrorKind::NotFound => {
-            return ("keyring: none yet\n".to_owned(), Value::Null);
-        }
-        Err(error) => return (format!("keyring: {error}\n"), json!({"error": error.to_string()})),
-    };
-    let body = &locked.body;
-    let slots: Vec<_> = body.slots.iter().map(|slot| slot.name.as_str()).collect();
-    let mut text = format!(
-        "keyring {}: generation {}, slots {}\n  {}\n",
-        body.id,
-        body.generation,
-        slots.join(", "),
-        strength::of(body)
-    );
-    if let Some(warning) = strength::warning(body) {
-        let _ = writeln!(text, "  {warning}");
-    }
-    let refusal = open::recognise(&state, &locked.identity())
-        .err()
-        .map(|error| error.to_string());
-    if let Some(refusal) = &refusal {
-        let _ = writeln!(text, "  {refusal}");
-    }
-    let (unfinished, journal_fault) = match Journal::of(&state).unfinished() {
-        Ok(unfinished) => (unfinished, None),
-        Err(error) => (None, Some(error.to_string())),
-    };
-    if let Some(fault) = &journal_fault {
-        let _ = writeln!(text, "  {fault}");
-    }
-    let reply = state.file("init-reply.json");
-    if reply.exists() {
-        let _ = writeln!(
-            text,
-            "  a reply that was not understood is kept in {}: it may hold the server's only keys",
-            reply.display()
-        );
-    }
-    let has_shares = body.public.shares.is_some();
-    let pending = unfinished.as_ref().is_some_and(|init| {
-        init.op() == "init" && (init.reached(Step::Saved) || has_shares) && !init.reached(Step::Revoked)
-    });
-    let step = unfinished.as_ref().and_then(Operation::last).map(Step::name);
-    let op = unfinished.as_ref().map(Operation::op);
-    if let (Some(op), Some(step)) = (op, step) {
-        let then = if op == "init" {
-            "`unsealer init --resume`"
-        } else {
-            "the next change finishes it or takes it back; `unsealer slot prune` does only that"
-        };
-        let _ = writeln!(text, "  an unfinished {op} stands at the step `{step}`: {then}");
-    }
-    if pending {
-        text.push_str("  the root token is in the keyring, sealed, until that is finished\n");
-    }
-    let json = json!({
-        "id": body.id, "generation": body.generation, "epoch": body.epoch, "slots": slots, "error": refusal,
-        "policy": body.policy, "strength": strength::of(body), "warning": strength::warning(body),
-        "unfinished": op.zip(step).map(|(op, step)| json!({"op": op, "step": step})), "root_token_pending": pending,
-    });
-    (text, json)
 }

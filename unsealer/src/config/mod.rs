@@ -19,6 +19,7 @@ use serde::de::Error as _;
 
 use crate::error::Error;
 use crate::keyring::{Policy, is_slot_name};
+use crate::recovery::Recipients;
 
 /// Where the configuration lies unless a flag says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/unsealer/config.toml";
@@ -36,6 +37,19 @@ pub struct Config {
     pub keyring_id: Option<String>,
     /// How many slots must open: what `init` and `adopt` make, and nothing later.
     pub policy: Option<Policy>,
+    /// Who may open the keyring without its slots: whoever has the identity of one of these age recipients.
+    #[serde(default, deserialize_with = "Recipients::deserialize")]
+    pub recovery: Recipients,
+    /// Whether the keyring is opened while a node is still down, so that it is ready when the server is.
+    pub open_ahead: Option<bool>,
+    /// What is done about a server that somebody sealed.
+    #[serde(default)]
+    pub on_deliberate_seal: OnDeliberateSeal,
+    /// What the daemon does about a slot whose program advises to enrol it anew.
+    #[serde(default)]
+    pub heal: Heal,
+    /// How often a node may be unsealed in an hour; then it is held, and an alarm raised.
+    pub unseals_per_hour: Option<u32>,
     /// Folders in which programs without a path are looked for, after the usual ones.
     #[serde(default)]
     pub program_dirs: Vec<PathBuf>,
@@ -48,6 +62,81 @@ pub struct Config {
     /// What `init` asks of the server.
     #[serde(default)]
     pub init: Init,
+    /// How the daemon is reached, and how it logs.
+    #[serde(default)]
+    pub daemon: Daemon,
+}
+
+/// What the daemon does about a slot whose program advises to enrol it anew.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Heal {
+    /// It follows the advice, once the shares have opened a server.
+    #[default]
+    Advice,
+    /// It only tells.
+    Never,
+}
+
+/// What to do about a server that somebody sealed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnDeliberateSeal {
+    /// It stays sealed until somebody says `unsealer release`.
+    #[default]
+    Hold,
+    /// It is unsealed.
+    Unseal,
+}
+
+/// How the daemon is reached, and how it logs.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Daemon {
+    /// Where metrics and health checks are served: a loopback address with its port, or `unix:/path`.
+    pub listen: Option<Listen>,
+    /// How logs are written.
+    #[serde(default)]
+    pub log: Log,
+}
+
+/// How logs are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Log {
+    /// Lines for people and the journal.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Where something is served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listen {
+    /// A loopback address.
+    Tcp(std::net::SocketAddr),
+    /// A unix socket.
+    Unix(PathBuf),
+}
+
+impl<'de> Deserialize<'de> for Listen {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let place = match text.strip_prefix("unix:") {
+            Some(path) => Some(Self::Unix(path.into())).filter(|_| path.starts_with('/')),
+            None => text
+                .parse()
+                .ok()
+                .filter(|address: &std::net::SocketAddr| address.ip().is_loopback())
+                .map(Self::Tcp),
+        };
+        place.ok_or_else(|| {
+            D::Error::custom(
+                "daemon.listen is a loopback address with a port, like 127.0.0.1:9460, or unix:/PATH",
+            )
+        })
+    }
 }
 
 /// The program behind a slot.
@@ -77,6 +166,9 @@ pub struct Slot {
     /// Where its credentials come from.
     #[serde(default)]
     pub credentials: BTreeMap<String, CredentialSource>,
+    /// Whether the daemon may open it by itself though it has a PIN.
+    #[serde(default)]
+    pub unattended: bool,
 }
 
 /// What a slot's program speaks.
@@ -115,7 +207,7 @@ impl fmt::Display for CredentialSource {
 }
 
 /// A server.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Node {
     /// What we call it.
@@ -179,6 +271,11 @@ impl Default for Init {
 }
 
 impl Config {
+    /// Whether the keyring is opened while a node is still down: yes, if nothing else is said.
+    pub fn opens_ahead(&self) -> bool {
+        self.open_ahead.unwrap_or(true)
+    }
+
     /// Reads a file. Without one, and if it was not asked for by name, everything has its default.
     pub fn load(path: &Path, asked_for: bool) -> Result<Self, Error> {
         if !asked_for {
@@ -337,6 +434,11 @@ fn optional_duration<'de, D: serde::Deserializer<'de>>(
         .ok_or_else(|| D::Error::custom("a time is written like 500ms, 20s, 5m or 2h, and is not zero"))
 }
 
+/// A time as a person writes it on the command line.
+pub fn duration(text: &str) -> Result<Duration, &'static str> {
+    parse_duration(text).ok_or("a time is written like 20s, 5m or 2h, and is not zero")
+}
+
 fn parse_duration(text: &str) -> Option<Duration> {
     let (number, unit) = text.split_at(text.find(|character: char| !character.is_ascii_digit())?);
     let number: u64 = number.parse().ok()?;
@@ -390,6 +492,7 @@ mod tests {
             r#"
             policy = "any"
             program-dirs = ["/opt/vendor/bin"]
+            recovery = ["age1t7rxyev2z3rw82stdlrrepyc39nvn86l5078zqkf5uasdy86jp6svpy7pa"]
 
             [slot.file]
             program = "kdf-file"
@@ -421,6 +524,7 @@ mod tests {
             "test",
         )
         .unwrap();
+        assert_eq!(config.recovery.names().len(), 1);
         let slot = &config.slot["file"];
         assert_eq!(slot.timeout, Some(Duration::from_secs(20)));
         assert_eq!(slot.settings.get("allow-simulator"), Some("true"));
@@ -494,6 +598,25 @@ mod tests {
         .unwrap_err();
         assert!(!format!("{error} {error:?}").contains("hunter2"));
     }
+
+    /// Invariant 1, where the two halves of a key pair are mixed up.
+    #[test]
+    fn an_identity_put_where_its_recipient_belongs_is_not_shown() {
+        let identity = crate::recovery::Identity::generate().unwrap().reveal();
+        let parse = |text: &str| Config::parse(&format!("\nrecovery = {text}"), "test");
+        assert!(parse("[]").unwrap().recovery.is_empty());
+        let error = parse(&format!("['{}']", *identity)).unwrap_err();
+        assert!(!format!("{error} {error:?}").contains(identity.as_str()));
+        assert!(
+            error
+                .to_string()
+                .starts_with("test:2: a private key (AGE-SECRET-KEY-…)"),
+            "{error}"
+        );
+        let error = parse(&format!("'{}'", *identity)).unwrap_err();
+        assert!(!format!("{error} {error:?}").contains(identity.as_str()));
+    }
+
     #[test]
     fn only_what_is_not_there_is_no_configuration() {
         let folder = tempfile::tempdir().unwrap();

@@ -1,5 +1,7 @@
 //! What is wrong with a configuration, in an operator's words.
 
+use kdf_api::protocol::is_showable;
+
 use super::nearest;
 
 /// What the parser calls a value's kind. All else that it says of a value may be a credential in the wrong place.
@@ -16,7 +18,7 @@ const KINDS: [&str; 8] = [
 
 /// The parser names types as Rust does, and quotes what it found there.
 pub(super) fn in_plain_words(message: &str) -> String {
-    [
+    let plain = [
         ("expected u8", "expected a number from 0 to 255"),
         ("expected path string", "expected a path in quotes"),
         ("expected a sequence", "expected a list"),
@@ -28,7 +30,21 @@ pub(super) fn in_plain_words(message: &str) -> String {
     .iter()
     .fold(without_the_value(message), |message, (theirs, plain)| {
         message.replace(theirs, plain)
-    })
+    });
+    shown(&plain)
+}
+
+/// A name that was found in a file can hold what steers a terminal: such a character is shown by its number.
+fn shown(message: &str) -> String {
+    let mut line = String::new();
+    for character in message.chars() {
+        if is_showable(character.encode_utf8(&mut [0; 4]), 4) {
+            line.push(character);
+        } else {
+            line.extend(character.escape_unicode());
+        }
+    }
+    line
 }
 
 /// Of "invalid type: integer `5`, expected …" all but the 5. What was expected comes last, and is our own.
@@ -96,6 +112,17 @@ mod tests {
                 assert!(!told.contains(shown), "{place} {value}: {told}");
             }
         }
+    }
+
+    #[test]
+    fn a_name_that_steers_a_terminal_is_shown_by_its_numbers() {
+        let error = Config::parse(r#""\u001b[2J\u202eé" = 1"#, "test")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.starts_with(r"test:1: unknown field `\u{1b}[2J\u{202e}é`"),
+            "{error}"
+        );
     }
 
     #[test]

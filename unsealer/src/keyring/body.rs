@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::policy::MAX_SLOTS;
 use super::{Fault, Identity, Policy, file};
+use crate::recovery::Stanza;
 
 const FORMAT: &str = "unsealer-keyring";
 const VERSION: u64 = 1;
@@ -18,7 +19,7 @@ const LIMITS: Limits = Limits {
     depth: 32,
 };
 /// The longest id or name of a cluster, in bytes. Servers make ids of 36 and names of 22.
-const MAX_CLUSTER: usize = 128;
+pub(crate) const MAX_CLUSTER: usize = 128;
 
 /// The body of a keyring. Fields that this version does not know are errors: they belong to another version.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -38,8 +39,9 @@ pub struct Body {
     /// The enrolled KDFs.
     #[serde(deserialize_with = "json::objects")]
     pub slots: Vec<Slot>,
-    #[serde(deserialize_with = "json::nullable")]
-    recovery: Option<NoRecovery>,
+    /// Who opens it without its slots.
+    #[serde(deserialize_with = "json::nullable_object")]
+    pub recovery: Option<Stanza>,
     #[serde(with = "base64")]
     pub(super) commitment: [u8; 32],
     /// What may be known of the cluster.
@@ -47,10 +49,6 @@ pub struct Body {
     pub public: Public,
     pub(super) sealed: Value,
 }
-
-/// Recovery is part of the format, but not of this release: it writes `null` and reads nothing else.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-enum NoRecovery {}
 
 /// One enrolled KDF, wrapping the data key or a share of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -11,6 +11,7 @@ mod part;
 mod payload;
 mod policy;
 pub mod shamir;
+pub(crate) mod shares;
 
 use std::fmt;
 
@@ -19,14 +20,17 @@ use kdf_api::wrap::MAX_PAYLOAD;
 use kdf_api::{Context, Secret, Wrapped};
 use uuid::Uuid;
 
-pub(crate) use body::is_slot_name;
+use crate::recovery::{self, Recipients, Stanza};
+
 pub use body::{Body, Kind, ProgramHint, Public, ShareHint, Slot};
+pub(crate) use body::{MAX_CLUSTER, is_slot_name};
 pub use file::MAX_FILE;
 pub use keys::DataKey;
 pub use part::{Keyhole, Part, Seat};
-pub use payload::{Active, Payload, Pending, Retired, RotationCredential};
+pub use payload::{Payload, Pending, RotationCredential};
 pub use policy::{MAX_SLOTS, NotAPolicy, Policy, Threshold};
 use shamir::BadShares;
+pub use shares::{Active, Retired};
 
 /// Why a keyring was refused. Never holds a secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -113,6 +117,13 @@ impl Locked {
         data_key.is_committed(self.body.id, self.body.epoch, &self.body.commitment)
     }
 
+    /// The data key, by a recovery identity. Whether it is the right one, [`Locked::open`] finds out.
+    pub fn recover(&self, identity: &recovery::Identity) -> Result<DataKey, recovery::Fault> {
+        let stanza = self.body.recovery.as_ref().ok_or(recovery::Fault::NoRecovery)?;
+        let key = stanza.open(identity, self.body.id, self.body.epoch)?;
+        DataKey::new(key).ok_or_else(|| recovery::Fault::Content("holds no data key".to_owned()))
+    }
+
     /// Opens it with the data key: commitment, MAC, payload, in this order.
     pub fn open(self, data_key: DataKey) -> Result<Keyring, Fault> {
         let Self { body, sealed } = self;
@@ -164,7 +175,7 @@ impl Keyring {
         })
     }
 
-    /// The same keyring in its next epoch: with a new data key, another policy if need be, and no slots yet. What it holds
+    /// The same keyring in its next epoch: with a new data key, another policy if need be, and no slots and no recovery yet. What it holds
     /// stays, and so does what it knows of the file that it will take the place of.
     pub fn next_epoch(self, policy: Policy) -> Result<Self, kdf_api::Error> {
         let Self {
@@ -177,6 +188,7 @@ impl Keyring {
         body.epoch += 1;
         body.policy = policy;
         body.slots.clear();
+        body.recovery = None;
         body.commitment = data_key.commitment(body.id, body.epoch);
         Ok(Self {
             body,
@@ -184,6 +196,17 @@ impl Keyring {
             data_key,
             identity,
         })
+    }
+
+    /// Encrypts the data key of this epoch to recovery recipients, outside the policy; none of them is no recovery.
+    pub fn recover_by(&mut self, recipients: &Recipients) -> Result<(), recovery::Fault> {
+        self.body.recovery = if recipients.is_empty() {
+            None
+        } else {
+            let (id, epoch) = (self.body.id, self.body.epoch);
+            Some(Stanza::seal(id, epoch, self.data_key.as_secret(), recipients)?)
+        };
+        Ok(())
     }
 
     /// What the slots of these names shall wrap, in their order: each the whole data key, or a share of a splitting that is

@@ -2,10 +2,12 @@
 
 use kdf_api::json::{self, Limits};
 use kdf_api::protocol::SecretBuffer;
-use kdf_api::secret_text::{Base64Of, FromBase64, FromText, TextOf};
+use kdf_api::secret_text::{FromText, TextOf};
 use kdf_api::wrap::MAX_PAYLOAD;
 use kdf_api::{Code, Secret};
 use serde::{Deserialize, Serialize};
+
+use super::shares::{Active, ReadActive, ReadRetired, Retired, WriteActive, WriteRetired};
 
 const LIMITS: Limits = Limits {
     bytes: MAX_PAYLOAD,
@@ -24,26 +26,6 @@ pub struct Payload {
     pub credential: Option<RotationCredential>,
     /// A set-up that is not finished: the one case in which a root token rests here.
     pub pending: Option<Pending>,
-}
-
-/// Shares in force.
-#[derive(Debug)]
-pub struct Active {
-    /// The shares, raw.
-    pub shares: Vec<Secret>,
-    /// How many of them open the server.
-    pub threshold: u8,
-    /// When the server gave them, in seconds since 1970.
-    pub created: u64,
-}
-
-/// Shares no longer in force.
-#[derive(Debug)]
-pub struct Retired {
-    /// The shares and what goes with them.
-    pub shares: Active,
-    /// When they were replaced, in seconds since 1970.
-    pub retired: u64,
 }
 
 /// What may rotate the shares, and nothing else.
@@ -77,7 +59,7 @@ pub struct Pending {
 
 impl Payload {
     /// Reads the clear text; the error says what is wrong with it, and nothing of it.
-    pub(super) fn parse(text: &Secret) -> Result<Self, String> {
+    pub(crate) fn parse(text: &Secret) -> Result<Self, String> {
         let read: form::Read = json::parse(text.expose(), LIMITS).map_err(|fault| fault.to_string())?;
         if read.v != VERSION {
             return Err(format!(
@@ -91,7 +73,7 @@ impl Payload {
             .iter()
             .chain(payload.retired.iter().map(|retired| &retired.shares));
         for set in sets {
-            if set.threshold == 0 || usize::from(set.threshold) > set.shares.len() || set.shares.len() > 255 {
+            if !set.is_reachable() {
                 return Err("has shares whose number does not fit their threshold".to_owned());
             }
         }
@@ -99,7 +81,7 @@ impl Payload {
     }
 
     /// The clear text, for sealing.
-    pub(super) fn to_secret(&self) -> Result<Secret, kdf_api::Error> {
+    pub(crate) fn to_secret(&self) -> Result<Secret, kdf_api::Error> {
         let mut text = SecretBuffer::new();
         serde_json::to_writer(&mut text, &form::Write::from(self))
             .map_err(|_| kdf_api::Error::new(Code::Internal, "the payload cannot be written as JSON"))?;
@@ -110,8 +92,8 @@ impl Payload {
 /// The payload as JSON. Reading takes secrets straight into their type; writing names each place where one is revealed.
 mod form {
     use super::{
-        Active, Base64Of, Deserialize, FromBase64, FromText, Payload, Pending, Retired, RotationCredential,
-        Serialize, TextOf, VERSION, json,
+        Deserialize, FromText, Payload, Pending, ReadActive, ReadRetired, RotationCredential, Serialize,
+        TextOf, VERSION, WriteActive, WriteRetired, json,
     };
 
     #[derive(Deserialize)]
@@ -126,23 +108,6 @@ mod form {
         credential: Option<ReadCredential>,
         #[serde(deserialize_with = "json::nullable_object")]
         pending: Option<ReadPending>,
-    }
-
-    #[derive(Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct ReadActive {
-        shares: Vec<FromBase64>,
-        threshold: u8,
-        created: u64,
-    }
-
-    #[derive(Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct ReadRetired {
-        shares: Vec<FromBase64>,
-        threshold: u8,
-        created: u64,
-        retired: u64,
     }
 
     /// One form for both kinds: a tagged enum would buffer, and thereby copy, the secrets.
@@ -175,42 +140,14 @@ mod form {
     impl From<Read> for Payload {
         fn from(read: Read) -> Self {
             Self {
-                active: read.active.map(
-                    |ReadActive {
-                         shares,
-                         threshold,
-                         created,
-                     }| active(shares, threshold, created),
-                ),
-                retired: read
-                    .retired
-                    .into_iter()
-                    .map(
-                        |ReadRetired {
-                             shares,
-                             threshold,
-                             created,
-                             retired,
-                         }| Retired {
-                            shares: active(shares, threshold, created),
-                            retired,
-                        },
-                    )
-                    .collect(),
+                active: read.active.map(Into::into),
+                retired: read.retired.into_iter().map(Into::into).collect(),
                 credential: read.credential.and_then(ReadCredential::complete),
                 pending: read.pending.map(|pending| Pending {
                     root_token: pending.root_token.0,
                     step: pending.step,
                 }),
             }
-        }
-    }
-
-    fn active(shares: Vec<FromBase64>, threshold: u8, created: u64) -> Active {
-        Active {
-            shares: shares.into_iter().map(|FromBase64(share)| share).collect(),
-            threshold,
-            created,
         }
     }
 
@@ -240,21 +177,6 @@ mod form {
     }
 
     #[derive(Serialize)]
-    struct WriteActive<'a> {
-        shares: Vec<Base64Of<'a>>,
-        threshold: u8,
-        created: u64,
-    }
-
-    #[derive(Serialize)]
-    struct WriteRetired<'a> {
-        shares: Vec<Base64Of<'a>>,
-        threshold: u8,
-        created: u64,
-        retired: u64,
-    }
-
-    #[derive(Serialize)]
     #[serde(untagged)]
     enum WriteCredential<'a> {
         AppRole {
@@ -281,21 +203,8 @@ mod form {
         fn from(payload: &'a Payload) -> Self {
             Self {
                 v: VERSION,
-                active: payload.active.as_ref().map(|active| WriteActive {
-                    shares: active.shares.iter().map(Base64Of).collect(),
-                    threshold: active.threshold,
-                    created: active.created,
-                }),
-                retired: payload
-                    .retired
-                    .iter()
-                    .map(|Retired { shares, retired }| WriteRetired {
-                        shares: shares.shares.iter().map(Base64Of).collect(),
-                        threshold: shares.threshold,
-                        created: shares.created,
-                        retired: *retired,
-                    })
-                    .collect(),
+                active: payload.active.as_ref().map(Into::into),
+                retired: payload.retired.iter().map(Into::into).collect(),
                 credential: payload.credential.as_ref().map(|credential| match credential {
                     RotationCredential::AppRole {
                         mount,

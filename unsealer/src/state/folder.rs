@@ -75,6 +75,16 @@ impl StateFolder {
         self.keyring.with_extension("prev.json")
     }
 
+    /// Whether something lies, or would lie, on the file system of this folder: who copies that disk has both.
+    pub fn shares_file_system(&self, path: &Path) -> bool {
+        let device = |path: &Path| {
+            path.ancestors()
+                .find_map(|path| path.metadata().ok())
+                .map(|found| found.dev())
+        };
+        device(path).is_some_and(|there| device(&self.path) == Some(there))
+    }
+
     pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }

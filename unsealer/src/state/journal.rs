@@ -92,34 +92,20 @@ impl Journal {
         }
     }
 
+    /// Where it lies.
+    pub fn path(&self) -> &std::path::Path {
+        &self.path
+    }
+
     /// All lines. A torn one, as a power cut leaves at the end, is passed over.
     pub fn read(&self) -> Result<Vec<Record>, Error> {
         let Some(text) = durable::read(&self.path, MAX_JOURNAL)? else {
             return Ok(Vec::new());
         };
-        let mut records = Vec::new();
-        for line in text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-            match json::parse::<Record>(line, LINE_LIMITS) {
-                Ok(record) if record.v == 1 => records.push(record),
-                Ok(record) => {
-                    let what = format!("has a line of version {}", record.v);
-                    return Err(Error::MalformedState {
-                        path: self.path.clone(),
-                        what,
-                    });
-                }
-                // Only what is not even JSON can be a torn line; anything else was not written by us.
-                Err(_) if serde_json::from_slice::<serde::de::IgnoredAny>(line).is_err() => {}
-                Err(fault) => {
-                    let what = format!("has a line that {fault}");
-                    return Err(Error::MalformedState {
-                        path: self.path.clone(),
-                        what,
-                    });
-                }
-            }
-        }
-        Ok(records)
+        parse(&text).map_err(|what| Error::MalformedState {
+            path: self.path.clone(),
+            what,
+        })
     }
 
     /// The lines of the newest operation, if that is still under way.
@@ -166,8 +152,14 @@ impl Journal {
             .filter(|r| r.step == Step::Retired)
             .filter_map(|r| r.enrolment_id)
             .collect();
+        // One line is enough for each, however often somebody failed to remove it.
         let stands = |record: &Record| {
-            record.names_material() && record.enrolment_id.is_some_and(|id| !retired.contains(&id))
+            let first = records
+                .iter()
+                .find(|other| other.names_material() && other.enrolment_id == record.enrolment_id);
+            record.names_material()
+                && record.enrolment_id.is_some_and(|id| !retired.contains(&id))
+                && first == Some(record)
         };
         let kept: Vec<_> = records
             .iter()
@@ -300,6 +292,21 @@ impl Step {
             Self::Abandoned => "abandoned",
         }
     }
+}
+
+/// Reads all lines; the error says what is wrong with one of them.
+pub(crate) fn parse(text: &[u8]) -> Result<Vec<Record>, String> {
+    let mut records = Vec::new();
+    for line in text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+        match json::parse::<Record>(line, LINE_LIMITS) {
+            Ok(record) if record.v == 1 => records.push(record),
+            Ok(record) => return Err(format!("has a line of version {}", record.v)),
+            // Only what is not even JSON can be a torn line; anything else was not written by us.
+            Err(_) if serde_json::from_slice::<serde::de::IgnoredAny>(line).is_err() => {}
+            Err(fault) => return Err(format!("has a line that {fault}")),
+        }
+    }
+    Ok(records)
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 pub mod durable;
 pub mod folder;
+pub mod holds;
 pub mod journal;
 pub mod proven;
 pub mod seen;

@@ -77,15 +77,18 @@ impl Seen {
         let Some(text) = durable::read(&path, LIMITS.bytes)? else {
             return Ok(None);
         };
-        let malformed = |what: String| Error::MalformedState {
-            path: path.clone(),
-            what,
-        };
-        let seen: Self = json::parse(&text, LIMITS).map_err(|fault| malformed(fault.to_string()))?;
+        Self::parse(&text)
+            .map(Some)
+            .map_err(|what| Error::MalformedState { path, what })
+    }
+
+    /// Reads its text; the error says what is wrong with it.
+    pub(crate) fn parse(text: &[u8]) -> Result<Self, String> {
+        let seen: Self = json::parse(text, LIMITS).map_err(|fault| fault.to_string())?;
         match (seen.v, seen.accept.len()) {
-            (1, 1 | 2) => Ok(Some(seen)),
-            (1, _) => Err(malformed("has not one or two entries".to_owned())),
-            (other, _) => Err(malformed(format!("has version {other}"))),
+            (1, 1 | 2) => Ok(seen),
+            (1, _) => Err("has not one or two entries".to_owned()),
+            (other, _) => Err(format!("has version {other}")),
         }
     }
 

@@ -54,6 +54,17 @@ pub struct SecretIdLimits {
     pub uses: u64,
 }
 
+/// What a server lets a token do about its key shares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rotation {
+    /// It may see a rotation, and so begin one.
+    Allowed,
+    /// The server can, and the token may not.
+    Forbidden,
+    /// The server has no such path: HashiCorp Vault, or an OpenBao before 2.4.
+    Absent,
+}
+
 /// A short-lived token.
 #[derive(Debug)]
 pub struct Login {
@@ -98,15 +109,22 @@ impl Client {
             .await
     }
 
-    /// Whether a token may see, and so begin, a rotation of the key shares.
-    pub async fn may_rotate(&self, token: &Secret) -> Result<bool, Error> {
+    /// What a token may do about the key shares of this server.
+    pub async fn rotation(&self, token: &Secret) -> Result<Rotation, Error> {
         let response = self.request_once(Request::get(ROTATION).token(token)).await?;
         match response.expect(self.address(), ROTATION, &[200]) {
-            Ok(_) => Ok(true),
-            // HashiCorp Vault has no such path.
-            Err(error) if matches!(error.status(), Some(403..=405)) => Ok(false),
-            Err(error) => Err(error),
+            Ok(_) => Ok(Rotation::Allowed),
+            Err(error) => match error.status() {
+                Some(403) => Ok(Rotation::Forbidden),
+                Some(404 | 405) => Ok(Rotation::Absent),
+                _ => Err(error),
+            },
         }
+    }
+
+    /// Whether a token may see, and so begin, a rotation of the key shares.
+    pub async fn may_rotate(&self, token: &Secret) -> Result<bool, Error> {
+        Ok(self.rotation(token).await? == Rotation::Allowed)
     }
 
     async fn mount_type(&self, token: &Secret) -> Result<Option<String>, Error> {

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::reply::{malformed, parse, refused};
 use super::{Client, Error, Request};
+use crate::key_shares;
 
 const INIT: &str = "sys/init";
 
@@ -99,56 +100,19 @@ impl Client {
     }
 }
 
-fn read(body: &[u8], count: usize) -> Result<InitReply, String> {
+pub(crate) fn read(body: &[u8], count: usize) -> Result<InitReply, String> {
     let wire: Wire<'_> = parse(body)?;
-    let base64 = wire
-        .keys_base64
-        .map(|keys| keys.into_iter().map(|key| key.0).collect::<Vec<_>>());
-    let hex = wire
-        .keys
-        .map(|keys| keys.into_iter().map(from_hex).collect::<Option<Vec<_>>>());
-    let shares = match (base64, hex) {
-        (_, Some(None)) => return Err("has a key that is not hex".to_owned()),
-        (Some(base64), Some(Some(hex))) if !same(&base64, &hex) => {
-            return Err("has other keys in hex than in base64".to_owned());
-        }
-        (Some(shares), _) | (None, Some(Some(shares))) => shares,
-        (None, None) => return Err("has no keys".to_owned()),
-    };
+    let shares = key_shares::from_lists(wire.keys_base64, wire.keys)?;
     if shares.len() != count {
         return Err(format!("has {} keys instead of {count}", shares.len()));
     }
-    if shares.iter().any(|share| !(16..=33).contains(&share.len())) {
-        return Err("has a key that is shorter than 16 bytes or longer than 33".to_owned());
-    }
-    if has_duplicates(&shares) {
-        return Err("has the same key twice".to_owned());
-    }
+    key_shares::check(&shares)?;
     if wire.root_token.0.is_empty() {
         return Err("has no root token".to_owned());
     }
     Ok(InitReply {
         shares,
         root_token: wire.root_token.0,
-    })
-}
-
-/// Straight into a secret.
-fn from_hex(text: &str) -> Option<Secret> {
-    let mut secret = Secret::zeroed(text.len() / 2);
-    base16ct::mixed::decode(text, secret.expose_mut()).ok()?;
-    Some(secret)
-}
-
-fn same(some: &[Secret], others: &[Secret]) -> bool {
-    some.len() == others.len() && some.iter().zip(others).all(|(a, b)| a.same_as(b))
-}
-
-fn has_duplicates(shares: &[Secret]) -> bool {
-    (1..shares.len()).any(|end| {
-        let (before, rest) = shares.split_at(end);
-        rest.first()
-            .is_some_and(|share| before.iter().any(|other| other.same_as(share)))
     })
 }
 

@@ -42,14 +42,18 @@ mod unseal;
 use std::io;
 
 pub use address::Address;
-pub use approle::{AppRole, Login, MOUNT, ROLE, SecretIdLimits, rotation_policy};
+pub use approle::{AppRole, Login, MOUNT, ROLE, Rotation, SecretIdLimits, rotation_policy};
 pub use error::{CertificateFault, Error, Stage, Unreachable};
 pub use health::{Health, HealthState};
 pub use http::{BODY_LIMIT, Client, Connection, DEADLINE, Method, Request, Response, Settings};
+#[cfg(feature = "fuzzing")]
+pub(crate) use init::read as read_init;
 pub use init::{InitFailed, InitReply};
+#[cfg(feature = "fuzzing")]
+pub(crate) use reply::refused;
 pub use status::{NodeState, SealStatus};
 pub use token::TokenInfo;
-pub use unseal::{SETTLE, unseal_node};
+pub use unseal::{SETTLE, Submitted, submit, unseal_node};
 
 /// Runs a future to its end on a runtime of its own, on this thread.
 pub fn block_on<T>(future: impl Future<Output = T>) -> io::Result<T> {

@@ -43,7 +43,7 @@ pub(super) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, String>
 }
 
 /// A refusal, in the server's own words.
-pub(super) fn refused(address: &Address, path: &'static str, status: u16, body: &[u8]) -> Error {
+pub(crate) fn refused(address: &Address, path: &'static str, status: u16, body: &[u8]) -> Error {
     Error::Status {
         address: address.clone(),
         path,

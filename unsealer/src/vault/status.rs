@@ -74,7 +74,7 @@ impl SealStatus {
         Self::parse(response.body.as_bytes()).map_err(|why| malformed(address, path, why))
     }
 
-    fn parse(body: &[u8]) -> Result<Self, String> {
+    pub(crate) fn parse(body: &[u8]) -> Result<Self, String> {
         let wire: Wire = parse(body)?;
         if !wire.initialized && !wire.sealed {
             return Err("says that the server is unsealed without being initialised".to_owned());

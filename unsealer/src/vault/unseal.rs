@@ -63,6 +63,33 @@ pub async fn unseal_node(
     answer
 }
 
+/// A submission that went well.
+#[derive(Clone, Debug)]
+pub enum Submitted {
+    /// The node is open.
+    Unsealed(SealStatus),
+    /// It took the quorum, and is not open yet: a raft follower joins its cluster first. Whoever submitted it needs the
+    /// shares no more, and watches.
+    Taken,
+}
+
+/// Gives a node at most `threshold` of these shares, as [`unseal_node`] does, and does not wait for one that takes them and is
+/// not open yet.
+pub async fn submit(client: &Client, shares: &[Secret], threshold: u8) -> Result<Submitted, Error> {
+    let mut session = Session::new(client);
+    let outcome = session.attempt(shares, u64::from(threshold), DEADLINE).await;
+    session.end().await;
+    Ok(match outcome? {
+        Outcome::Unsealed(status) => Submitted::Unsealed(status),
+        Outcome::Taken { .. } => Submitted::Taken,
+        Outcome::Disturbed => {
+            return Err(Error::Disturbed {
+                address: client.address().clone(),
+            });
+        }
+    })
+}
+
 /// What became of a quorum.
 enum Outcome {
     Unsealed(SealStatus),
@@ -149,13 +176,28 @@ impl<'a> Session<'a> {
         threshold: u64,
         settle: Duration,
     ) -> Result<SealStatus, Error> {
+        match self.attempt(shares, threshold, settle).await? {
+            Outcome::Unsealed(status) => Ok(status),
+            Outcome::Taken { until } => self.settle(until, settle).await,
+            Outcome::Disturbed => Err(Error::Disturbed {
+                address: self.address(),
+            }),
+        }
+    }
+
+    async fn attempt(
+        &mut self,
+        shares: &[Secret],
+        threshold: u64,
+        settle: Duration,
+    ) -> Result<Outcome, Error> {
         let quorum = distinct(shares, threshold);
         let mut may_reset = true;
         // Twice at most. Who disturbs us may be another unsealer that thinks the same of us: two that never gave up
         // would keep a server sealed for ever.
         for _ in 0..2 {
             let status = match self.look().await? {
-                NodeState::Unsealed(status) => return Ok(status),
+                NodeState::Unsealed(status) => return Ok(Outcome::Unsealed(status)),
                 NodeState::Sealed(status) => status,
                 state => return Err(self.no_shares_for(state)),
             };
@@ -172,17 +214,14 @@ impl<'a> Session<'a> {
                 }
             }
             match self.submit_quorum(&quorum, settle).await? {
-                Outcome::Unsealed(status) => return Ok(status),
-                Outcome::Taken { until } => return self.settle(until, settle).await,
                 Outcome::Disturbed => sleep(back_off()).await,
+                outcome => return Ok(outcome),
             }
         }
         // Shares of two unsealers may also add up.
         match self.look().await? {
-            NodeState::Unsealed(status) => Ok(status),
-            _ => Err(Error::Disturbed {
-                address: self.address(),
-            }),
+            NodeState::Unsealed(status) => Ok(Outcome::Unsealed(status)),
+            _ => Ok(Outcome::Disturbed),
         }
     }
 

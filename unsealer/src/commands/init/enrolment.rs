@@ -1,6 +1,5 @@
 //! The first half of `init`, before the server is touched: slots enrolled, wrapped, written and proven, or taken back.
 
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use kdf_api::id;
@@ -33,7 +32,7 @@ impl Init<'_> {
             let checked = self.slots.check(name).map_err(|error| slot_fault(name, error))?;
             self.app.progress.step(format!("slot {name}: {}", checked.what));
             if let Some(path) = slot.settings.get("path").map(Path::new)
-                && self.is_beside_the_keyring(path)
+                && self.state.shares_file_system(path)
             {
                 self.app.progress.warn(format!(
                     "slot {name}: {} is on the file system of the keyring: against somebody who copies that disk it \
@@ -43,16 +42,6 @@ impl Init<'_> {
             }
         }
         Ok(())
-    }
-
-    /// Whether what a slot's `path` names shares a file system with the keyring.
-    fn is_beside_the_keyring(&self, path: &Path) -> bool {
-        let device = |path: &Path| {
-            path.ancestors()
-                .find_map(|path| path.metadata().ok())
-                .map(|found| found.dev())
-        };
-        device(path).is_some_and(|there| device(self.state.path()) == Some(there))
     }
 
     /// Enrols every slot, writes the keyring without shares, reads it back, and opens it by each slot in a fresh process.
@@ -79,9 +68,15 @@ impl Init<'_> {
             ));
             keyring.body.slots.push(slot);
         }
+        keyring
+            .recover_by(&self.app.config.recovery)
+            .map_err(|fault| Error::Recovery {
+                place: "recovery".to_owned(),
+                fault,
+            })?;
         save::save(self.state, &mut keyring)?;
         self.prove()?;
-        Proven::enrolled(self.state, &names, &[])?;
+        Proven::enrolled(self.state, &names)?;
         operation.note(Step::Proven)?;
         Ok(keyring)
     }

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use crate::app::{App, NodeClient};
+use crate::config::Config;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::keyring::Keyring;
@@ -24,6 +25,7 @@ use crate::slots::Slots;
 use crate::state::journal::{Journal, Operation, Step};
 use crate::state::seen::Verdict;
 use crate::state::{Exclusive, StateFolder};
+use crate::strength;
 use crate::vault::{Client, NodeState};
 use server::REPLY;
 
@@ -46,7 +48,7 @@ pub struct Arguments {
     /// Succeed without doing anything if the server is ours already; go on with an `init` that was stopped.
     #[arg(long, conflicts_with = "abandon")]
     pub if_needed: bool,
-    /// Accept that this release has no recovery: when every slot is dead, the server's data is lost.
+    /// Accept that the configuration names no recovery recipient: when every slot is dead, the server's data is lost.
     #[arg(long)]
     pub no_recovery: bool,
     /// Print the root token on stdout and leave it valid. There is no other way to see one.
@@ -189,14 +191,7 @@ impl Init<'_> {
                 });
             }
         }
-        if !self.arguments.no_recovery {
-            return Err(Error::Config {
-                place: "init".to_owned(),
-                what: "this release has no recovery: when every slot of the keyring is dead, the server's data is lost"
-                    .to_owned(),
-                hint: Some("give --no-recovery to accept that".to_owned()),
-            });
-        }
+        require_recovery("init", &self.app.config, self.arguments.no_recovery)?;
         self.policy()?;
         self.check_slots()?;
         self.check_set_up()?;
@@ -256,7 +251,7 @@ impl Init<'_> {
                     };
                     if other(public.cluster_id.as_ref(), status.cluster_id.as_ref()) {
                         Some("its cluster is another one".to_owned())
-                    } else if public.shares.is_some_and(|n| u64::from(n) != status.shares)
+                    } else if public.shares.is_some_and(|n| u64::from(n) > status.shares)
                         || public.threshold.is_some_and(|t| u64::from(t) != status.threshold)
                     {
                         Some(format!(
@@ -344,9 +339,16 @@ impl Init<'_> {
         self.app.progress.step("done");
         let slots: Vec<_> = keyring.body.slots.iter().map(|slot| slot.name.clone()).collect();
         let text = format!(
-            "The server is open, and its shares are in {}.\nSlots: {} (any one of them opens it).",
+            "The server is open, and its shares are in {}.\nSlots: {}; {}.{}",
             self.state.keyring().display(),
-            slots.join(", ")
+            slots.join(", "),
+            strength::of(&keyring.body),
+            if keyring.body.has_recovery() {
+                "\nA recovery identity opens the keyring, too. Keep a copy of the keyring (`unsealer keyring backup`) or the \
+                 kit (`unsealer keyring kit`) apart from this machine: the identity alone opens nothing."
+            } else {
+                ""
+            }
         );
         let json = json!({
             "changed": true,
@@ -364,6 +366,23 @@ impl Init<'_> {
         }
         Ok(Report::done(text, json))
     }
+}
+
+/// A keyring that nobody can recover is made only if that is said.
+pub(super) fn require_recovery(op: &str, config: &Config, no_recovery: bool) -> Result<(), Error> {
+    if no_recovery || !config.recovery.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Config {
+        place: op.to_owned(),
+        what: "the configuration names no recovery recipient: when every slot of the keyring is dead, the server's data is lost"
+            .to_owned(),
+        hint: Some(
+            "`unsealer keyring recovery-identity` makes one and shows what to write under recovery; --no-recovery goes on \
+             without"
+                .to_owned(),
+        ),
+    })
 }
 
 /// Notes a step unless that was done before.

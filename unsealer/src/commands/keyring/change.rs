@@ -6,19 +6,24 @@ use serde_json::json;
 
 use crate::app::App;
 use crate::change::{Changer, Wanted};
-use crate::commands::changed;
+use crate::commands::changed::{self, Forced};
 use crate::error::Error;
 use crate::keyring::Policy;
 use crate::report::Report;
 
-pub(super) fn rekey(app: &App) -> Result<Report, Error> {
-    changed::change(app, "keyring rekey", |_| Ok(Some(Wanted::default())))
+pub(super) fn rekey(app: &App, forced: Forced) -> Result<Report, Error> {
+    let wanted = Wanted {
+        force: forced.force,
+        ..Wanted::default()
+    };
+    changed::change(app, "keyring rekey", |_| Ok(Some(wanted)))
 }
 
-pub(super) fn policy(app: &App, policy: Policy) -> Result<Report, Error> {
+pub(super) fn policy(app: &App, policy: Policy, forced: Forced) -> Result<Report, Error> {
     changed::change(app, "keyring policy", |body| {
         Ok((body.policy != policy).then(|| Wanted {
             policy: Some(policy),
+            force: forced.force,
             ..Wanted::default()
         }))
     })
@@ -31,7 +36,7 @@ pub(super) fn migrate(
     to: &[String],
     retire: bool,
     device_gone: bool,
-    force: bool,
+    forced: Forced,
 ) -> Result<Report, Error> {
     const OP: &str = "keyring migrate";
     let changer = Changer::new(app)?;
@@ -83,7 +88,7 @@ pub(super) fn migrate(
     let wanted = Wanted {
         remove: others,
         device_gone,
-        force,
+        force: forced.force,
         ..Wanted::default()
     };
     changed::make(&changer, OP, keyring, &wanted)

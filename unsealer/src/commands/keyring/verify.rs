@@ -8,6 +8,7 @@ use crate::app::App;
 use crate::change::check_together;
 use crate::error::Error;
 use crate::exit::Exit;
+use crate::key_shares;
 use crate::keyring::{Keyring, Locked, MAX_FILE, RotationCredential};
 use crate::open::{self, Lock, Opened};
 use crate::report::Report;
@@ -142,14 +143,9 @@ impl Deep<'_> {
         };
         let public = &keyring.body.public;
         let count = u8::try_from(active.shares.len()).ok();
-        let twice = active
-            .shares
-            .iter()
-            .enumerate()
-            .any(|(index, share)| active.shares.iter().take(index).any(|other| other.same_as(share)));
         if public.shares != count || public.threshold != Some(active.threshold) {
             self.bad("key shares", "their number is not what the body says");
-        } else if twice {
+        } else if key_shares::has_duplicates(&active.shares) {
             self.bad("key shares", "two are the same");
         } else {
             self.good(

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::app::App;
 use crate::change::{Changer, Wanted};
-use crate::commands::changed;
+use crate::commands::changed::{self, Forced};
 use crate::error::Error;
 use crate::report::Report;
 
@@ -20,6 +20,9 @@ pub struct Leaving {
     /// program still gives its key.
     #[arg(long)]
     keep_data_key: bool,
+    /// What is accepted.
+    #[command(flatten)]
+    forced: Forced,
 }
 
 impl Leaving {
@@ -27,6 +30,7 @@ impl Leaving {
         Wanted {
             device_gone: self.device_gone,
             keep_data_key: self.keep_data_key,
+            force: self.forced.force,
             ..Wanted::default()
         }
     }
@@ -40,10 +44,9 @@ pub(super) fn add(app: &App, names: &[String]) -> Result<Report, Error> {
     changed::change(app, "slot add", |_| Ok(Some(wanted)))
 }
 
-pub(super) fn remove(app: &App, names: &[String], leaving: Leaving, force: bool) -> Result<Report, Error> {
+pub(super) fn remove(app: &App, names: &[String], leaving: Leaving) -> Result<Report, Error> {
     let wanted = Wanted {
         remove: names.to_vec(),
-        force,
         ..leaving.wanted()
     };
     changed::change(app, "slot remove", |_| Ok(Some(wanted)))

@@ -1,0 +1,118 @@
+//! The daemon, `unsealer run`, on a machine of a test's own: ended when the test is.
+
+use std::fs::{self, File, Permissions};
+use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use crate::ports::Port;
+use crate::process::{Guard, dying_with_us};
+use crate::site::Site;
+
+/// Far more than it takes to start.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// A daemon that runs; killed on drop.
+#[derive(Debug)]
+pub struct Daemon {
+    process: Guard,
+    metrics: Port,
+    log: PathBuf,
+}
+
+impl Site {
+    /// Starts the daemon, and waits until it says that it is ready. Its metrics are on a port of its own: the machine's
+    /// configuration gets a `[daemon]`, if it has none.
+    pub fn daemon(&mut self) -> Daemon {
+        let metrics = Port::reserve();
+        let listen = format!("listen = \"127.0.0.1:{}\"", metrics.number());
+        self.rewrite_config(
+            |config| match config.lines().position(|line| line == "[daemon]") {
+                None => format!("{config}[daemon]\n{listen}\n"),
+                Some(at) => {
+                    let mut lines: Vec<_> = config
+                        .lines()
+                        .filter(|line| !line.starts_with("listen = "))
+                        .collect();
+                    lines.insert(at + 1, &listen);
+                    lines.join("\n") + "\n"
+                }
+            },
+        );
+        fs::create_dir_all(self.runtime()).unwrap();
+        fs::set_permissions(self.runtime(), Permissions::from_mode(0o755)).unwrap();
+        let notify = self.runtime().join("notify.sock");
+        let _ = fs::remove_file(&notify);
+        let said = UnixDatagram::bind(&notify).unwrap();
+        said.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+
+        let plain = self.command(&["run"]);
+        let log = self.runtime().join("daemon.log");
+        let file = File::options().create(true).append(true).open(&log).unwrap();
+        let mut command = dying_with_us(plain.get_program().as_ref());
+        command
+            .args(plain.get_args())
+            .env_clear()
+            .envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))))
+            .env("NOTIFY_SOCKET", &notify)
+            .stdin(Stdio::null())
+            .stdout(file.try_clone().unwrap())
+            .stderr(file);
+        let mut daemon = Daemon {
+            process: Guard::spawn(command),
+            metrics,
+            log,
+        };
+        daemon.wait_until_ready(&said);
+        daemon
+    }
+}
+
+impl Daemon {
+    fn wait_until_ready(&mut self, said: &UnixDatagram) {
+        let deadline = Instant::now() + LIMIT;
+        let mut message = [0; 4096];
+        loop {
+            match said.recv(&mut message) {
+                Ok(length)
+                    if message[..length]
+                        .split(|byte| *byte == b'\n')
+                        .any(|line| line == b"READY=1") =>
+                {
+                    return;
+                }
+                Ok(_) => {}
+                Err(error) => assert!(
+                    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
+                    "{error}"
+                ),
+            }
+            if let Some(status) = self.process.ended() {
+                panic!("the daemon ended at its start ({status}):\n{}", self.log());
+            }
+            assert!(
+                Instant::now() < deadline,
+                "the daemon is not ready:\n{}",
+                self.log()
+            );
+        }
+    }
+
+    /// Where `/metrics`, `/livez` and `/readyz` are: `127.0.0.1:PORT`.
+    pub fn metrics(&self) -> String {
+        format!("127.0.0.1:{}", self.metrics.number())
+    }
+
+    /// Its process, to be signalled.
+    pub fn process(&mut self) -> &mut Guard {
+        &mut self.process
+    }
+
+    /// What it has logged, over all daemons of this machine.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+}

@@ -1,0 +1,371 @@
+//! One opening of the keyring for all nodes that need it.
+//!
+//! Openings are asked for by nodes that are down (their server may be starting: the programs work meanwhile) and by nodes that
+//! are sealed. Whoever asks while one is under way waits for that one. What it gives is dropped, and thereby wiped, as soon as
+//! no node is left that may need it, and unused after five seconds. A keyring that does not open is tried again after a
+//! pause; a slot that must not be tried again is left out.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kdf_api::{Advice, Retry, Secret};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep_until};
+use tracing::{error, info};
+
+use super::board::{Board, SlotState};
+use super::heal::Healer;
+use crate::config::Config;
+use crate::credentials::Asking;
+use crate::error::Error;
+use crate::keyring::Keyring;
+use crate::open::{self, Lock, Opened};
+use crate::slots::Slots;
+use crate::state::StateFolder;
+use crate::told::Told;
+
+/// How long what was opened is kept for a node that does not come.
+const UNUSED: Duration = Duration::from_secs(5);
+/// The pause after an opening that failed, at first and at most.
+const BACK_OFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
+/// How long a slot is left out after an error that trying again does not mend.
+const NO_USE: Duration = Duration::from_mins(1);
+
+/// The shares of one submission: as many as open a server, and no more.
+#[derive(Debug)]
+pub struct Quorum {
+    /// The shares, raw.
+    pub shares: Vec<Secret>,
+    /// How many of them open a server.
+    pub threshold: u8,
+}
+
+/// Why there are no shares.
+#[derive(Clone, Debug)]
+pub struct NotOpen {
+    /// For a person.
+    pub message: String,
+    /// When it is tried again.
+    pub retry_in: Duration,
+}
+
+enum Ask {
+    /// A node is down: its shares will be needed soon.
+    Soon,
+    /// A node is sealed.
+    Now(oneshot::Sender<Result<Arc<Quorum>, NotOpen>>),
+    /// A node needs nothing any more.
+    Served,
+    /// The shares opened a server: they are its own.
+    Proved,
+    /// There is another configuration.
+    Reconfigured(Arc<Config>),
+}
+
+/// What nodes ask.
+#[derive(Clone, Debug)]
+pub struct Opener {
+    asks: mpsc::UnboundedSender<Ask>,
+}
+
+impl Opener {
+    /// Starts it. Runs on the caller's runtime until the last handle is dropped.
+    pub fn start(config: Arc<Config>, state: StateFolder, board: Arc<Board>) -> Self {
+        let (asks, receiver) = mpsc::unbounded_channel();
+        let task = Task {
+            config,
+            state,
+            board,
+            asks: receiver,
+            barred: BTreeMap::new(),
+            healer: Healer::default(),
+            failures: 0,
+        };
+        tokio::spawn(task.run());
+        Self { asks }
+    }
+
+    /// Says that shares will be needed soon.
+    pub fn soon(&self) {
+        let _ = self.asks.send(Ask::Soon);
+    }
+
+    /// The shares. Whoever gets them drops them at once after use.
+    pub async fn shares(&self) -> Result<Arc<Quorum>, NotOpen> {
+        let (sender, receiver) = oneshot::channel();
+        let _ = self.asks.send(Ask::Now(sender));
+        receiver.await.unwrap_or_else(|_| {
+            Err(NotOpen {
+                message: "the daemon is ending".to_owned(),
+                retry_in: BACK_OFF.1,
+            })
+        })
+    }
+
+    /// Says that a node needs no shares any more.
+    pub fn served(&self) {
+        let _ = self.asks.send(Ask::Served);
+    }
+
+    /// Says that the shares opened a server.
+    pub fn proved(&self) {
+        let _ = self.asks.send(Ask::Proved);
+    }
+
+    /// Takes another configuration: what was barred may be tried again.
+    pub fn reconfigured(&self, config: Arc<Config>) {
+        let _ = self.asks.send(Ask::Reconfigured(config));
+    }
+}
+
+/// A slot that is left out, until when, and why.
+struct Barred {
+    error: kdf_api::Error,
+    /// For good, where only a person can help.
+    until: Option<Instant>,
+}
+
+struct Task {
+    config: Arc<Config>,
+    state: StateFolder,
+    board: Arc<Board>,
+    asks: mpsc::UnboundedReceiver<Ask>,
+    barred: BTreeMap<String, Barred>,
+    healer: Healer,
+    failures: u32,
+}
+
+/// What stands.
+enum Standing {
+    Closed,
+    /// Not to be tried before then.
+    Failed {
+        error: NotOpen,
+        until: Instant,
+    },
+    Open {
+        quorum: Arc<Quorum>,
+        until: Instant,
+    },
+}
+
+impl Task {
+    async fn run(mut self) {
+        let mut standing = Standing::Closed;
+        loop {
+            let ask = match &standing {
+                Standing::Open { until, .. } => tokio::select! {
+                    ask = self.asks.recv() => ask,
+                    () = sleep_until(*until) => {
+                        standing = Standing::Closed;
+                        continue;
+                    }
+                },
+                _ => self.asks.recv().await,
+            };
+            let Some(ask) = ask else { return };
+            standing = match ask {
+                Ask::Served => self.after_service(standing),
+                Ask::Proved => {
+                    self.healer.proved(&self.config);
+                    self.after_service(standing)
+                }
+                Ask::Reconfigured(config) => {
+                    self.config = config;
+                    self.barred.clear();
+                    self.failures = 0;
+                    Standing::Closed
+                }
+                Ask::Soon if self.config.opens_ahead() => self.ensure_open(standing, Vec::new()).await,
+                Ask::Soon => standing,
+                Ask::Now(waiter) => self.ensure_open(standing, vec![waiter]).await,
+            };
+        }
+    }
+
+    /// Nothing is kept for nodes that need nothing.
+    fn after_service(&self, standing: Standing) -> Standing {
+        match standing {
+            Standing::Open { .. } if !self.board.anybody_may_need_shares() => Standing::Closed,
+            standing => standing,
+        }
+    }
+
+    async fn ensure_open(
+        &mut self,
+        standing: Standing,
+        waiters: Vec<oneshot::Sender<Result<Arc<Quorum>, NotOpen>>>,
+    ) -> Standing {
+        let now = Instant::now();
+        let standing = match standing {
+            Standing::Failed { error, until } if until > now => {
+                let error = NotOpen {
+                    retry_in: until - now,
+                    ..error
+                };
+                for waiter in waiters {
+                    let _ = waiter.send(Err(error.clone()));
+                }
+                return Standing::Failed { error, until };
+            }
+            Standing::Open { quorum, until } => {
+                let asked = !waiters.is_empty();
+                for waiter in waiters {
+                    let _ = waiter.send(Ok(Arc::clone(&quorum)));
+                }
+                let until = if asked { now + UNUSED } else { until };
+                return Standing::Open { quorum, until };
+            }
+            _ => self.open().await,
+        };
+        for waiter in waiters {
+            let answer = match &standing {
+                Standing::Open { quorum, .. } => Ok(Arc::clone(quorum)),
+                Standing::Failed { error, .. } => Err(error.clone()),
+                Standing::Closed => continue,
+            };
+            let _ = waiter.send(answer);
+        }
+        standing
+    }
+
+    /// Opens the keyring in a thread of its own. Asks that come meanwhile wait in the channel.
+    async fn open(&mut self) -> Standing {
+        let started = Instant::now();
+        self.barred
+            .retain(|_, barred| barred.until.is_none_or(|until| until > started));
+        let barred = self
+            .barred
+            .iter()
+            .map(|(slot, barred)| (slot.clone(), barred.error.clone()))
+            .collect();
+        let (sender, receiver) = oneshot::channel();
+        let (config, state) = (Arc::clone(&self.config), self.state.clone());
+        tokio::task::spawn_blocking(move || {
+            let slots = Slots::new(&config, Asking::Forbidden, false)
+                .unattended()
+                .barred(barred);
+            // The answer goes before the slots that were called off have ended.
+            let _ = sender.send(open_keyring(&config, &state, &slots));
+        });
+        let outcome = receiver.await.unwrap_or_else(|_| {
+            Err(Error::Kdf(kdf_api::Error::new(
+                kdf_api::Code::Internal,
+                "the thread that opened the keyring ended without a word",
+            )))
+        });
+        self.board.opened(started.elapsed(), outcome.is_ok());
+        match outcome {
+            Ok(Ready {
+                quorum,
+                by,
+                advice,
+                failed,
+                generation,
+            }) => {
+                self.failures = 0;
+                for slot in &by {
+                    self.board.slot(slot, SlotState::Opens);
+                }
+                self.note_failures(&failed);
+                self.board.keyring(generation);
+                for (slot, advice) in advice {
+                    self.board.advised(&slot, &advice);
+                    if advice.re_enroll {
+                        self.healer.advised(&slot, &advice.reason);
+                    }
+                }
+                Standing::Open {
+                    quorum: Arc::new(quorum),
+                    until: Instant::now() + UNUSED,
+                }
+            }
+            Err(error) => {
+                self.note_failures(error.slots());
+                self.failures = self.failures.saturating_add(1);
+                let pause = BACK_OFF
+                    .0
+                    .saturating_mul(2_u32.saturating_pow(self.failures.min(8) - 1))
+                    .min(BACK_OFF.1);
+                let message = error.to_string();
+                error!(%error, retry_in_s = pause.as_secs(), "the keyring does not open");
+                self.board.trouble(&message);
+                Standing::Failed {
+                    error: NotOpen {
+                        message,
+                        retry_in: pause,
+                    },
+                    until: Instant::now() + pause,
+                }
+            }
+        }
+    }
+
+    /// What failed is not tried again before that makes sense, and never where a try counts against a lockout.
+    fn note_failures(&mut self, failed: &[(String, kdf_api::Error)]) {
+        for (slot, error) in failed {
+            self.board
+                .slot(slot, SlotState::Failed(error.code, Told::from(error).text("  ")));
+            let until = match error.code.retry() {
+                Retry::AskFirst => None,
+                Retry::AfterLockout => {
+                    let wait = error.retry_after.unwrap_or(BACK_OFF.1);
+                    Some(Instant::now() + wait)
+                }
+                Retry::Never => Some(Instant::now() + NO_USE),
+                Retry::Backoff => continue,
+            };
+            let error = error.clone();
+            self.barred.entry(slot.clone()).or_insert(Barred { error, until });
+        }
+    }
+}
+
+/// What an opening gives: the shares, and what is to be told of it.
+struct Ready {
+    quorum: Quorum,
+    by: Vec<String>,
+    advice: Vec<(String, Advice)>,
+    failed: Vec<(String, kdf_api::Error)>,
+    generation: u64,
+}
+
+fn open_keyring(config: &Config, state: &StateFolder, slots: &Slots<'_>) -> Result<Ready, Error> {
+    let shared = state.lock_shared()?;
+    let Opened {
+        keyring,
+        by,
+        advice,
+        failed,
+        ..
+    } = open::open(state, config, slots, Lock::Shared(&shared))?;
+    let generation = keyring.body.generation;
+    Ok(Ready {
+        quorum: quorum(keyring)?,
+        by,
+        advice,
+        failed,
+        generation,
+    })
+}
+
+/// Only the threshold number of shares is kept; the rest of the keyring is wiped here.
+fn quorum(keyring: Keyring) -> Result<Quorum, Error> {
+    let Some(active) = keyring.payload.active else {
+        return Err(Error::Ambiguous {
+            what: "the keyring has no shares: an init was stopped before the server gave any".to_owned(),
+            hint: "run `unsealer init --resume`".to_owned(),
+        });
+    };
+    let mut shares = active.shares;
+    shares.truncate(usize::from(active.threshold));
+    info!(
+        audit = "shares-in-memory",
+        "the key shares are in memory, to be submitted"
+    );
+    Ok(Quorum {
+        shares,
+        threshold: active.threshold,
+    })
+}

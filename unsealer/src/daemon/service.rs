@@ -1,0 +1,427 @@
+//! All of the daemon together: start, reload, holds, end.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+use serde_json::{Value, json};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, watch as channel};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
+use tracing::{error, info, warn};
+
+use super::board::Board;
+use super::control::{self, Order, Question};
+use super::listen;
+use super::node::{Machine, Pace, Phase};
+use super::opener::Opener;
+use super::watch::{Orders, Setup, Watch};
+use crate::app::{NodeClient, nodes_of};
+use crate::config::{Config, Node};
+use crate::error::Error;
+use crate::state::StateFolder;
+use crate::state::holds::{ALL, Holds, Why};
+
+/// How often files are looked at: a configuration or certificate that was replaced is taken without being told.
+const LOOK_AT_FILES: Duration = Duration::from_secs(5);
+/// How often what is left of holds is saved.
+const SAVE_HOLDS: Duration = Duration::from_mins(1);
+/// How long tasks may take to end.
+const END: Duration = Duration::from_secs(5);
+
+/// What the daemon is started with.
+#[derive(Debug)]
+pub struct Start {
+    /// The configuration.
+    pub config: Config,
+    /// Where it was read, to be read again.
+    pub config_file: PathBuf,
+    /// The nodes: from the command line, the configuration, or the environment.
+    pub nodes: Vec<Node>,
+    /// Whether the nodes are those of the configuration, and change with it.
+    pub nodes_of_config: bool,
+    /// The state folder.
+    pub state: StateFolder,
+}
+
+/// Runs until it is told to end.
+pub fn run(start: Start) -> Result<(), Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Error::file("start the event loop of", Path::new("unsealer run"), error))?;
+    let outcome = runtime.block_on(async { Service::new(start)?.run().await });
+    // A name lookup, or a program that was called off, must not hold up the end.
+    runtime.shutdown_timeout(END);
+    outcome
+}
+
+/// A node's task.
+#[derive(Debug)]
+struct Running {
+    node: Node,
+    fingerprint: Fingerprint,
+    orders: channel::Sender<Orders>,
+    task: JoinHandle<()>,
+}
+
+/// What tells a file from the one that was there before: a link that leads elsewhere shows, too.
+type Fingerprint = Vec<Option<(u64, u64, i64, i64, u64)>>;
+
+#[derive(Debug)]
+struct Service {
+    config: Arc<Config>,
+    config_file: PathBuf,
+    config_fingerprint: Fingerprint,
+    nodes: Vec<Node>,
+    nodes_of_config: bool,
+    state: StateFolder,
+    holds: Holds,
+    board: Arc<Board>,
+    opener: Opener,
+    running: BTreeMap<String, Running>,
+    sealed: (mpsc::UnboundedSender<String>, mpsc::UnboundedReceiver<String>),
+    listener: Option<listen::Server>,
+}
+
+struct Signals {
+    end: Signal,
+    interrupt: Signal,
+    reload: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            end: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            reload: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
+impl Service {
+    fn new(start: Start) -> Result<Self, Error> {
+        let Start {
+            config,
+            config_file,
+            nodes,
+            nodes_of_config,
+            state,
+        } = start;
+        let config = Arc::new(config);
+        let board = Arc::new(Board::default());
+        let opener = Opener::start(Arc::clone(&config), state.clone(), Arc::clone(&board));
+        Ok(Self {
+            holds: Holds::load(&state)?,
+            config_fingerprint: fingerprint(&[Some(&config_file)]),
+            config,
+            config_file,
+            nodes,
+            nodes_of_config,
+            state,
+            board,
+            opener,
+            running: BTreeMap::new(),
+            sealed: mpsc::unbounded_channel(),
+            listener: None,
+        })
+    }
+
+    async fn run(mut self) -> Result<(), Error> {
+        let fault = |action| move |error| Error::file(action, Path::new("unsealer run"), error);
+        let mut signals = Signals::new().map_err(fault("take signals for"))?;
+        let (orders, mut ordered) = mpsc::unbounded_channel();
+        let socket = control::socket();
+        // Without it nodes are kept unsealed all the same.
+        let _control = control::start(&socket, Arc::clone(&self.board), orders)
+            .inspect_err(|error| warn!(socket = %socket.display(), %error, "no control socket: status, hold and release do not reach this daemon"))
+            .ok();
+        self.listen().await?;
+        self.bring_nodes_in_line();
+        info!(nodes = self.running.len(), "watching");
+        notify(&[NotifyState::Ready]);
+
+        let mut files = steady(LOOK_AT_FILES);
+        let mut holds = steady(SAVE_HOLDS);
+        let mut second = steady(Duration::from_secs(1));
+        let mut watchdog = sd_notify::watchdog_enabled().map(|limit| interval(limit / 2));
+        loop {
+            tokio::select! {
+                _ = signals.end.recv() => break,
+                _ = signals.interrupt.recv() => break,
+                _ = signals.reload.recv() => self.reload().await,
+                Some(node) = self.sealed.1.recv() => self.sealed_on_purpose(&node),
+                Some(Order { question, answer }) = ordered.recv() => {
+                    let _ = answer.send(self.order(&question));
+                }
+                _ = files.tick() => self.look_at_files().await,
+                _ = second.tick(), if self.holds.any_with_an_end() => self.tick_holds(false),
+                _ = holds.tick() => self.tick_holds(true),
+                () = beat(&mut watchdog) => notify(&[NotifyState::Watchdog]),
+            }
+        }
+        notify(&[NotifyState::Stopping]);
+        info!("ending");
+        self.end().await;
+        Ok(())
+    }
+
+    async fn listen(&mut self) -> Result<(), Error> {
+        self.listener = None;
+        if let Some(place) = &self.config.daemon.listen {
+            let server = listen::start(place, Arc::clone(&self.board)).await;
+            self.listener = Some(server.map_err(|error| Error::Config {
+                place: "daemon.listen".to_owned(),
+                what: format!("cannot be listened on: {error}"),
+                hint: None,
+            })?);
+        }
+        Ok(())
+    }
+
+    /// Starts, ends and changes tasks until they are those of the nodes. The others are not touched.
+    fn bring_nodes_in_line(&mut self) {
+        let gone: Vec<_> = self
+            .running
+            .iter()
+            .filter(|(name, running)| {
+                let wanted = self.nodes.iter().find(|node| node.name == **name);
+                wanted.is_none_or(|node| {
+                    *node != running.node || fingerprint(&files_of(node)) != running.fingerprint
+                })
+            })
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in gone {
+            if let Some(running) = self.running.remove(&name) {
+                running.orders.send_modify(|orders| orders.end = true);
+                running.task.abort();
+                self.board.remove(&name);
+                info!(node = name, "no longer watched as it was");
+            }
+        }
+        for node in self.nodes.clone() {
+            if !self.running.contains_key(&node.name) {
+                self.start(node);
+            }
+        }
+    }
+
+    fn start(&mut self, node: Node) {
+        let made = NodeClient::new(&node);
+        let plaintext = made.as_ref().is_ok_and(NodeClient::sends_in_clear);
+        self.board.add(&node.name, &node.address, plaintext);
+        let client = match made.and_then(|made| made.client().cloned()) {
+            Ok(client) => client,
+            Err(error) => {
+                // Looked at again with the files: a certificate may come late.
+                error!(node = node.name, %error, "the node cannot be watched");
+                self.board.phase(&node.name, Phase::Unknown, || error.to_string());
+                return;
+            }
+        };
+        if plaintext {
+            warn!(
+                node = node.name,
+                address = node.address,
+                "key shares travel in clear, as the configuration accepts"
+            );
+        }
+        let held = self.holds.words(&node.name);
+        self.board.node(&node.name, |row| row.held.clone_from(&held));
+        let (orders, receiver) = channel::channel(Orders {
+            held: held.clone(),
+            end: false,
+        });
+        let watch = Watch::new(Setup {
+            name: node.name.clone(),
+            client,
+            machine: Machine::new(self.config.on_deliberate_seal, held.is_some()),
+            pace: Pace::default(),
+            limit: self.config.unseals_per_hour,
+            board: Arc::clone(&self.board),
+            opener: self.opener.clone(),
+            orders: receiver,
+            sealed: self.sealed.0.clone(),
+        });
+        let running = Running {
+            fingerprint: fingerprint(&files_of(&node)),
+            orders,
+            task: tokio::spawn(watch.run()),
+            node,
+        };
+        self.running.insert(running.node.name.clone(), running);
+    }
+
+    async fn look_at_files(&mut self) {
+        let now = fingerprint(&[Some(&self.config_file)]);
+        if now == self.config_fingerprint {
+            // Certificates, and nodes whose certificates were not there yet.
+            self.bring_nodes_in_line();
+        } else {
+            self.reload().await;
+        }
+    }
+
+    /// Reads the configuration again. A bad one leaves the old one in force.
+    async fn reload(&mut self) {
+        if let Ok(now) = NotifyState::monotonic_usec_now() {
+            notify(&[NotifyState::Reloading, now]);
+        }
+        self.config_fingerprint = fingerprint(&[Some(&self.config_file)]);
+        match Config::load(&self.config_file, false) {
+            Err(error) => {
+                error!(%error, hint = error.hint(), "the new configuration is not taken: the old one stays in force");
+            }
+            Ok(config) => {
+                let listens_elsewhere = config.daemon.listen != self.config.daemon.listen;
+                // What nodes are made with, beside their own table.
+                let all_anew = config.on_deliberate_seal != self.config.on_deliberate_seal
+                    || config.unseals_per_hour != self.config.unseals_per_hour;
+                if self.nodes_of_config {
+                    match nodes_of(&config) {
+                        Ok(nodes) => self.nodes = nodes,
+                        Err(error) => {
+                            error!(%error, "the new configuration is not taken: the old one stays in force");
+                            notify(&[NotifyState::Ready]);
+                            return;
+                        }
+                    }
+                }
+                self.config = Arc::new(config);
+                self.opener.reconfigured(Arc::clone(&self.config));
+                if all_anew {
+                    for (name, running) in std::mem::take(&mut self.running) {
+                        running.task.abort();
+                        self.board.remove(&name);
+                    }
+                }
+                self.bring_nodes_in_line();
+                if listens_elsewhere && let Err(error) = self.listen().await {
+                    error!(%error, "metrics and health checks are not served");
+                }
+                info!(nodes = self.running.len(), "the configuration was read again");
+            }
+        }
+        notify(&[NotifyState::Ready]);
+    }
+
+    /// A node's task says that somebody sealed it, or that it was unsealed too often. It stays sealed over restarts.
+    fn sealed_on_purpose(&mut self, message: &str) {
+        let (why, node) = match message.strip_prefix("limit:") {
+            Some(node) => (Why::UnsealLimit, node),
+            None => (Why::DeliberateSeal, message),
+        };
+        self.holds.hold(node, why, None);
+        self.save_holds();
+        self.tell_holds();
+    }
+
+    fn order(&mut self, question: &Question) -> Result<Value, String> {
+        let node = question.node.as_deref().unwrap_or(ALL);
+        if node != ALL && !self.nodes.iter().any(|other| other.name == node) {
+            let names: Vec<_> = self.nodes.iter().map(|node| node.name.as_str()).collect();
+            return Err(format!("there is no node {node}: there are {}", names.join(", ")));
+        }
+        let changed = match question.verb.as_str() {
+            "hold" => {
+                let how_long = question.for_s.map(Duration::from_secs);
+                self.holds.hold(node, Why::Operator, how_long);
+                true
+            }
+            "release" => self.holds.release(node),
+            other => return Err(format!("there is no verb {other}")),
+        };
+        self.holds.write(&self.state).map_err(|error| error.to_string())?;
+        info!(audit = question.verb, node, "by an operator");
+        self.tell_holds();
+        Ok(json!({"changed": changed, "node": node}))
+    }
+
+    fn tick_holds(&mut self, save: bool) {
+        let ticked = self.holds.tick();
+        if ticked.over || (save && ticked.counts) {
+            self.save_holds();
+        }
+        if ticked.over {
+            info!("a hold is over");
+        }
+        self.tell_holds();
+    }
+
+    fn save_holds(&self) {
+        if let Err(error) = self.holds.write(&self.state) {
+            error!(%error, "a hold could not be saved: it ends with this process");
+        }
+    }
+
+    fn tell_holds(&self) {
+        for (name, running) in &self.running {
+            let held = self.holds.words(name);
+            self.board.node(name, |row| row.held.clone_from(&held));
+            running.orders.send_if_modified(|orders| {
+                let changes = orders.held.is_some() != held.is_some();
+                orders.held.clone_from(&held);
+                changes
+            });
+        }
+    }
+
+    async fn end(self) {
+        for running in self.running.values() {
+            running.orders.send_modify(|orders| orders.end = true);
+        }
+        let end = Instant::now() + END;
+        for (_, running) in self.running {
+            // One that is in the midst of a submission may finish it.
+            let _ = tokio::time::timeout_at(end, running.task).await;
+        }
+    }
+}
+
+fn steady(period: Duration) -> tokio::time::Interval {
+    let mut interval = interval_at(Instant::now() + period, period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
+async fn beat(watchdog: &mut Option<tokio::time::Interval>) {
+    match watchdog {
+        Some(interval) => {
+            interval.tick().await;
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// Tells the service manager, if there is one.
+fn notify(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        warn!(%error, "the service manager cannot be told");
+    }
+}
+
+fn files_of(node: &Node) -> [Option<&Path>; 3] {
+    [&node.ca_file, &node.client_cert, &node.client_key].map(Option::as_deref)
+}
+
+fn fingerprint(files: &[Option<&Path>]) -> Fingerprint {
+    use std::os::unix::fs::MetadataExt;
+    files
+        .iter()
+        .map(|file| {
+            let found = file.and_then(|file| file.metadata().ok())?;
+            Some((
+                found.dev(),
+                found.ino(),
+                found.mtime(),
+                found.mtime_nsec(),
+                found.len(),
+            ))
+        })
+        .collect()
+}
