@@ -11,6 +11,7 @@
 mod adopt;
 mod destroy;
 mod elsewhere;
+mod interrupted;
 mod recipients;
 mod recover;
 
