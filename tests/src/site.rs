@@ -45,6 +45,13 @@ impl Site {
         self
     }
 
+    /// The same machine with a policy, which stands before every table.
+    #[must_use]
+    pub fn policy(mut self, policy: &str) -> Self {
+        self.rewrite_config(|whole| format!("policy = \"{policy}\"\n{whole}"));
+        self
+    }
+
     /// The same machine with a slot of kdf-file, whose key files lie in [`Site::keys`].
     #[must_use]
     pub fn file_slot(self, name: &str) -> Self {
@@ -118,8 +125,13 @@ impl Site {
 
     /// Leaves one slot in the configuration, so that no other can help; gives the whole of it back.
     pub fn leave_slot(&mut self, name: &str) -> String {
+        self.leave_slots(&[name])
+    }
+
+    /// The same with several slots.
+    pub fn leave_slots(&mut self, names: &[&str]) -> String {
         let whole = self.config.clone();
-        self.rewrite_config(|whole| only_slot(whole, name));
+        self.rewrite_config(|whole| only_slots(whole, names));
         whole
     }
 
@@ -221,14 +233,15 @@ impl Site {
 }
 
 /// The configuration without the other slots.
-fn only_slot(config: &str, slot: &str) -> String {
+fn only_slots(config: &str, slots: &[&str]) -> String {
     let mut kept = String::new();
     let mut keep = true;
     for line in config.lines() {
         if line.starts_with('[') {
-            keep = !line.starts_with("[slot.")
-                || line.starts_with(&format!("[slot.{slot}]"))
-                || line.starts_with(&format!("[slot.{slot}."));
+            keep = line.strip_prefix("[slot.").is_none_or(|rest| {
+                let name = rest.split(['.', ']']).next();
+                name.is_some_and(|name| slots.contains(&name))
+            });
         }
         if keep {
             kept.push_str(line);

@@ -23,14 +23,15 @@ pub enum Asking {
     Forbidden,
 }
 
-/// Reads all credentials of a slot.
+/// Reads all credentials of a slot. Its name tells the person who types one what it is for.
 pub fn read(
+    slot: &str,
     sources: &BTreeMap<String, CredentialSource>,
     asking: Asking,
 ) -> Result<Credentials, kdf_api::Error> {
     let mut credentials = Credentials::new();
     for (name, source) in sources {
-        let secret = read_one(name, source, asking).map_err(|what| {
+        let secret = read_one(slot, name, source, asking).map_err(|what| {
             let mut error =
                 kdf_api::Error::new(Code::CredentialNeeded, format!("the credential {name}: {what}"));
             error.credential = Some(name.clone());
@@ -41,7 +42,7 @@ pub fn read(
     Ok(credentials)
 }
 
-fn read_one(name: &str, source: &CredentialSource, asking: Asking) -> Result<Secret, String> {
+fn read_one(slot: &str, name: &str, source: &CredentialSource, asking: Asking) -> Result<Secret, String> {
     let buffer = match source {
         CredentialSource::Credential(file) => {
             let folder = std::env::var_os("CREDENTIALS_DIRECTORY")
@@ -56,7 +57,7 @@ fn read_one(name: &str, source: &CredentialSource, asking: Asking) -> Result<Sec
         CredentialSource::Prompt if asking == Asking::Forbidden => {
             return Err("it has to be typed, and nobody is there (--non-interactive)".to_owned());
         }
-        CredentialSource::Prompt => prompt(name)?,
+        CredentialSource::Prompt => prompt(&format!("slot {slot}, {name}"))?,
     };
     let text = without_line_end(buffer.as_bytes());
     if text.is_empty() {
@@ -195,7 +196,7 @@ mod tests {
         let path = folder.path().join("pin");
         std::fs::write(&path, "1234\n").unwrap();
         let sources = |path: PathBuf| BTreeMap::from([("pin".to_owned(), CredentialSource::File(path))]);
-        let read_from = |path| read(&sources(path), Asking::Forbidden);
+        let read_from = |path| read("chip", &sources(path), Asking::Forbidden);
         assert_eq!(
             read_from(path.clone()).unwrap().get("pin").unwrap().expose(),
             b"1234"
@@ -218,7 +219,7 @@ mod tests {
     #[test]
     fn nobody_is_asked_where_nobody_is() {
         let sources = BTreeMap::from([("pin".to_owned(), CredentialSource::Prompt)]);
-        let error = read(&sources, Asking::Forbidden).unwrap_err();
+        let error = read("chip", &sources, Asking::Forbidden).unwrap_err();
         assert!(error.message.contains("--non-interactive"));
     }
     /// A terminal on which somebody types the first argument as soon as it does not echo any more; the others are a command
@@ -253,7 +254,7 @@ print("echo", bool(after & termios.ECHO), "signals", bool(after & termios.ISIG),
         const EXPECTED: &str = "TEST_PROMPT_EXPECTS";
         if let Ok(expected) = std::env::var(EXPECTED) {
             let sources = BTreeMap::from([("pin".to_owned(), CredentialSource::Prompt)]);
-            match read(&sources, Asking::Allowed) {
+            match read("chip", &sources, Asking::Allowed) {
                 Ok(read) => assert_eq!(read.get("pin").unwrap().expose(), expected.as_bytes()),
                 Err(error) => assert!(error.message.contains(&expected), "{error}"),
             }
@@ -279,6 +280,7 @@ print("echo", bool(after & termios.ECHO), "signals", bool(after & termios.ISIG),
                 "{typed}: {run:?}"
             );
             assert!(said.contains("1 passed"), "{typed}: {said}");
+            assert!(said.contains("slot chip, pin: "), "{typed}: {said}");
         }
     }
 }

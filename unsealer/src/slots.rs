@@ -160,7 +160,7 @@ impl<'a> Slots<'a> {
         if let Some(known) = known.get(name) {
             return Ok(Arc::clone(known));
         }
-        let read = Arc::new(credentials::read(&slot.credentials, self.asking)?);
+        let read = Arc::new(credentials::read(name, &slot.credentials, self.asking)?);
         known.insert(name.to_owned(), Arc::clone(&read));
         Ok(read)
     }

@@ -68,7 +68,10 @@ fn configuration_that_is_shown_is_read() {
     let mut shown = 0;
     for document in documents() {
         let text = fs::read_to_string(&document).unwrap();
-        for block in blocks(&text).iter().filter(|block| block.info == "toml") {
+        for block in blocks(&text)
+            .iter()
+            .filter(|block| block.info.split(' ').next() == Some("toml"))
+        {
             let place = document.display().to_string();
             Config::parse(&block.content, &place).unwrap_or_else(|error| panic!("{error}"));
             shown += 1;

@@ -6,26 +6,26 @@ use std::process::Command;
 
 use unsealer_tests::process::run;
 
-use crate::{LIMIT, blocks};
+use crate::{Block, LIMIT, blocks};
 
 /// What separates the outputs of two commands: no command of ours says it.
 const BEFORE: char = '\u{1e}';
 const STATUS: char = '\u{1f}';
 
 /// A command, what is shown of its output, and its exit status.
-struct Shown {
-    command: String,
+pub(crate) struct Shown {
+    pub(crate) command: String,
     lines: Vec<String>,
     status: i32,
 }
 
-/// Those of all blocks with this info string, in their order.
-fn shown(document: &str, info: &str) -> Vec<Shown> {
-    let mut shown: Vec<Shown> = Vec::new();
-    for block in blocks(document).iter().filter(|block| block.info == info) {
+impl Shown {
+    /// Those of a block, in their order.
+    pub(crate) fn of(block: &Block) -> Vec<Self> {
+        let mut shown: Vec<Self> = Vec::new();
         for line in block.content.lines() {
             if let Some(command) = line.strip_prefix("$ ") {
-                shown.push(Shown {
+                shown.push(Self {
                     command: command.to_owned(),
                     lines: Vec::new(),
                     status: 0,
@@ -41,14 +41,32 @@ fn shown(document: &str, info: &str) -> Vec<Shown> {
                 None => last.lines.push(line.to_owned()),
             }
         }
+        shown
     }
-    shown
+
+    /// What is shown must be said, line by line, with other lines between; `…` stands for anything.
+    pub(crate) fn check(&self, output: &str, status: &str) {
+        let command = &self.command;
+        assert_eq!(status, self.status.to_string(), "{command}\n{output}");
+        let mut rest = output.lines();
+        for line in &self.lines {
+            assert!(
+                rest.any(|said| is_shown_as(said, line)),
+                "{command}\ndoes not say {line:?}, but\n{output}"
+            );
+        }
+    }
 }
 
-/// Runs them, after a preamble, in a folder. What is shown must be said, line by line, with other lines between; `…` stands
-/// for anything. How many there were.
+/// Runs those of all blocks with this info string, after a preamble, in a folder, and checks what they say. How many there
+/// were.
 pub(crate) fn run_shown(document: &str, info: &str, preamble: &str, folder: &Path) -> usize {
-    let shown = shown(document, info);
+    let blocks = blocks(document);
+    let shown: Vec<_> = blocks
+        .iter()
+        .filter(|block| block.info == info)
+        .flat_map(Shown::of)
+        .collect();
     let mut script = format!("set -o pipefail\n{preamble}\n");
     for Shown { command, .. } in &shown {
         let run = format_args!("printf '{BEFORE}'\n{{ {command}\n}} 2>&1\nprintf '{STATUS}%s' $?");
@@ -62,15 +80,7 @@ pub(crate) fn run_shown(document: &str, info: &str, preamble: &str, folder: &Pat
     assert_eq!(outputs.len(), shown.len(), "{finished:?}");
     for (one, output) in shown.iter().zip(outputs) {
         let (output, status) = output.split_once(STATUS).unwrap();
-        assert_eq!(status, one.status.to_string(), "{}\n{output}", one.command);
-        let mut rest = output.lines();
-        for line in &one.lines {
-            assert!(
-                rest.any(|said| is_shown_as(said, line)),
-                "{}\ndoes not say {line:?}, but\n{output}",
-                one.command
-            );
-        }
+        one.check(output, status);
     }
     shown.len()
 }

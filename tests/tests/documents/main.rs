@@ -11,6 +11,7 @@
 mod book;
 mod console;
 mod examples;
+mod following;
 mod getting_started;
 mod primitives;
 mod protocol;
@@ -18,6 +19,9 @@ mod reader;
 mod reader_recovery;
 mod reader_shares;
 mod reader_tpm;
+mod shares;
+mod slots_and_recovery;
+mod topologies;
 mod tpm_errors;
 mod using_a_tpm;
 mod vectors;
@@ -179,15 +183,20 @@ struct Block {
     content: String,
 }
 
+/// The blocks of a document, those of list items without their indentation.
 fn blocks(document: &str) -> Vec<Block> {
     let mut blocks = Vec::new();
     let mut lines = document.lines();
     while let Some(line) = lines.next() {
-        let Some(info) = line.strip_prefix("```") else {
+        let Some((indent, info)) = line
+            .split_once("```")
+            .filter(|(indent, _)| indent.trim().is_empty())
+        else {
             continue;
         };
         let content: Vec<_> = lines
             .by_ref()
+            .map(|line| line.strip_prefix(indent).unwrap_or(line))
             .take_while(|line| !line.starts_with("```"))
             .collect();
         blocks.push(Block {

@@ -131,7 +131,13 @@ fn a_keyring_with_slots_of_kdf_tpm_opens_by_every_slot() {
 }
 
 /// Runs one of our KDF executables: the key of a context, in hex.
-fn derived(program: &str, folder: &Path, enrolment: &Value, setting: &str, context: &str) -> String {
+pub(crate) fn derived(
+    program: &str,
+    folder: &Path,
+    enrolment: &Value,
+    setting: &str,
+    context: &str,
+) -> String {
     let stored = folder.join("enrolment.json");
     fs::write(&stored, enrolment.to_string()).unwrap();
     let mut command = Command::new(bin(program));

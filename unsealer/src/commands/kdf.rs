@@ -99,10 +99,10 @@ pub fn run(app: &App, command: Command) -> Result<Report, Error> {
                 values
             };
             let inputs = Inputs {
-                options: above(slot.map(|slot| &slot.options), options),
-                settings: above(slot.map(|slot| &slot.settings), settings),
+                options: above(slot.map(|(_, slot)| &slot.options), options),
+                settings: above(slot.map(|(_, slot)| &slot.settings), settings),
                 credentials: match slot {
-                    Some(slot) => credentials_for(verb, slot, &mut device, app.asking)?,
+                    Some((name, slot)) => credentials_for(verb, name, slot, &mut device, app.asking)?,
                     None => Credentials::new(),
                 },
                 id,
@@ -119,13 +119,13 @@ fn device(app: &App, program: &str) -> Result<Executable, Error> {
     let dirs = ProgramDirs::new(app.config.program_dirs.iter().cloned());
     let program = match configured(app, program)? {
         None => Program::new(program)?.live(),
-        Some(slot) => slots::program(slot, true)?,
+        Some((_, slot)) => slots::program(slot, true)?,
     };
     Ok(Executable::new(program, dirs))
 }
 
-/// The slot that `slot:NAME` names.
-fn configured<'a>(app: &'a App, program: &str) -> Result<Option<&'a Slot>, Error> {
+/// The slot that `slot:NAME` names, and its name.
+fn configured<'a>(app: &'a App, program: &'a str) -> Result<Option<(&'a str, &'a Slot)>, Error> {
     let Some(name) = program.strip_prefix("slot:") else {
         return Ok(None);
     };
@@ -134,12 +134,13 @@ fn configured<'a>(app: &'a App, program: &str) -> Result<Option<&'a Slot>, Error
         what: format!("has no [slot.{name}]"),
         hint: None,
     })?;
-    Ok(Some(slot))
+    Ok(Some((name, slot)))
 }
 
 /// The slot's credentials, but for those that the program takes with other verbs alone: nobody types a PIN for nothing.
 fn credentials_for(
     verb: Verb,
+    name: &str,
     slot: &Slot,
     device: &mut Executable,
     asking: Asking,
@@ -153,7 +154,7 @@ fn credentials_for(
             known.is_none_or(|known| known.verbs.iter().any(|taking| taking == verb.name()))
         });
     }
-    Ok(credentials::read(&sources, asking)?)
+    Ok(credentials::read(name, &sources, asking)?)
 }
 
 fn describe(app: &App, program: &str) -> Result<Report, Error> {

@@ -47,6 +47,7 @@ pub fn run(app: &App) -> Result<Report, Error> {
         text: text.trim_end().to_owned(),
         json: json!({
             "nodes": json_nodes, "open": all_open, "opened_by": opened.by, "failed": told::slots_json(&opened.failed),
+            "not_needed": opened.not_needed,
         }),
     })
 }
@@ -56,6 +57,7 @@ pub fn run(app: &App) -> Result<Report, Error> {
 struct Opened {
     by: Vec<String>,
     failed: Vec<(String, kdf_api::Error)>,
+    not_needed: Vec<String>,
 }
 
 fn open_sealed(app: &App, states: &mut [(&NodeClient, NodeState)]) -> Result<Opened, Error> {
@@ -104,5 +106,6 @@ fn open_sealed(app: &App, states: &mut [(&NodeClient, NodeState)]) -> Result<Ope
     Ok(Opened {
         by: opened.by,
         failed: opened.failed,
+        not_needed: opened.not_needed,
     })
 }

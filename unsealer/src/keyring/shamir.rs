@@ -202,6 +202,36 @@ mod tests {
         }
     }
 
+    /// `docs/vectors/shamir.json`, computed by a program that shares no code with this one. Splits of one byte stand for
+    /// 32 that are all the same.
+    #[test]
+    fn shares_are_those_of_the_vectors() {
+        let vectors: serde_json::Value =
+            serde_json::from_str(include_str!("../../../docs/vectors/shamir.json")).unwrap();
+        let bytes = |value: &serde_json::Value| base16ct::lower::decode_vec(value.as_str().unwrap()).unwrap();
+        let wide = |value: &serde_json::Value| match bytes(value)[..] {
+            [one] => vec![one; Key::LENGTH],
+            ref bytes => bytes.to_vec(),
+        };
+        for row in vectors["products"].as_array().unwrap() {
+            let [a, b, product] = ["a", "b", "product"].map(|name| bytes(&row[name])[0]);
+            assert_eq!((multiply(a, b), multiply(b, a)), (product, product), "{row}");
+        }
+        let mut evaluated = 0;
+        for split in vectors["splits"].as_array().unwrap() {
+            let secret = Key::new(Secret::take(wide(&split["secret"]))).unwrap();
+            let coefficients = split["coefficients"].as_array().unwrap();
+            let coefficients = Secret::take(coefficients.iter().flat_map(wide).collect());
+            for share in split["shares"].as_array().unwrap() {
+                let x = u8::try_from(share["x"].as_u64().unwrap()).unwrap();
+                let y = evaluate(&secret, &coefficients, x).y;
+                assert_eq!(y.expose().as_slice(), wide(&share["y"]), "{} {x}", split["name"]);
+                evaluated += 1;
+            }
+        }
+        assert_eq!(evaluated, 29);
+    }
+
     /// With 2 of 3 and one share known, every secret has exactly one polynomial; with 3 of 3 and two shares known, too. So
     /// fewer shares than the threshold fit every secret equally. Exhaustively over one byte.
     #[test]

@@ -5,6 +5,9 @@
     clippy::indexing_slicing,
     reason = "a test fails by panicking"
 )]
+
+mod shares;
+
 use kdf_api::{Key, Secret};
 use proptest::prelude::*;
 

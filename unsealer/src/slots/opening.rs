@@ -71,7 +71,9 @@ impl Slots<'_> {
             }
             if missing > left && needed <= body.slots.len() {
                 // Nobody types a PIN for nothing.
-                let why = format!("not asked: {missing} more are needed, and {left} are left");
+                let why = format!(
+                    "not asked for: {missing} more slots are needed, and no more than {left} could still open"
+                );
                 attempt
                     .failed
                     .push((slot.name.clone(), kdf_api::Error::new(Code::Cancelled, why)));

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use kdf_api::Secret;
-use unsealer::vault::{Error, SecretIdLimits, rotation_policy};
+use unsealer::vault::{Error, Rotation, SecretIdLimits, rotation_policy};
 
 use crate::fake::{Fake, json};
 use crate::run;
@@ -157,4 +157,24 @@ fn a_token_looks_itself_up() {
         (info.policies, info.ttl, info.orphan),
         (vec!["root".to_owned()], Duration::ZERO, true)
     );
+}
+
+#[test]
+fn a_server_that_cannot_rotate_is_told_from_a_token_that_may_not() {
+    for (status, expected) in [
+        (200, Rotation::Allowed),
+        (403, Rotation::Forbidden),
+        (404, Rotation::Absent),
+        (405, Rotation::Absent),
+    ] {
+        let fake = Fake::new(move |_, _| json(status, r#"{"errors":[]}"#));
+        assert_eq!(
+            run(fake.client().rotation(&token())).unwrap(),
+            expected,
+            "{status}"
+        );
+        assert!(fake.asked()[0].is("GET", "sys/rotate/root/init"));
+    }
+    let fake = Fake::new(|_, _| json(503, r#"{"errors":["sealed"]}"#));
+    run(fake.client().rotation(&token())).unwrap_err();
 }

@@ -21,7 +21,11 @@ pub(super) fn run(app: &App, deep: bool) -> Result<Report, Error> {
     let shared = state.lock_shared()?;
     let slots = app.slots(false);
     let Opened {
-        keyring, by, failed, ..
+        keyring,
+        by,
+        failed,
+        not_needed,
+        ..
     } = open::open(&state, &app.config, &slots, Lock::Shared(&shared))?;
     let payload = &keyring.payload;
     let credential = match payload.credential {
@@ -40,7 +44,7 @@ pub(super) fn run(app: &App, deep: bool) -> Result<Report, Error> {
     }
     let mut json = json!({
         "whole": true, "opened_by": by, "shares": shares, "credential": credential,
-        "root_token_pending": pending, "failed": told::slots_json(&failed),
+        "root_token_pending": pending, "failed": told::slots_json(&failed), "not_needed": not_needed,
     });
     if !deep {
         for (slot, error) in &failed {
@@ -49,6 +53,9 @@ pub(super) fn run(app: &App, deep: bool) -> Result<Report, Error> {
                 "\nslot {slot} did not open: {}",
                 Told::from(error).text("  ")
             );
+        }
+        if !not_needed.is_empty() {
+            let _ = write!(text, "\nnot needed: {}", not_needed.join(", "));
         }
         return Ok(Report::done(text, json));
     }

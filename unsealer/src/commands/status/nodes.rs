@@ -273,6 +273,15 @@ mod tests {
         );
     }
 
+    #[test]
+    fn a_node_that_the_daemon_does_not_watch_is_told_of() {
+        let text = "[[node]]\nname = \"two\"\naddress = \"b\"\n[[node]]\nname = \"three\"\naddress = \"c\"\n";
+        let config = crate::config::Config::parse(text, "test").unwrap();
+        let rows = Answer::read(&answer()).unwrap().into_source(&config.node).rows;
+        assert_eq!(rows.len(), 3);
+        assert!(!rows[2].open && rows[2].text().contains("the daemon does not watch it"));
+    }
+
     /// Invariant 9.
     #[test]
     fn what_the_daemon_leaves_out_is_never_open() {
