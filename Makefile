@@ -102,7 +102,7 @@ SOAK_ROUNDS ?= 5
 soak: setup build
 	@for round in $$(seq $(SOAK_ROUNDS)); do \
 		echo "soak: round $$round of $(SOAK_ROUNDS)"; \
-		umask 022 && PROPTEST_CASES=20000 $(CARGO) test --quiet --locked --workspace || exit 1; \
+		umask 022 && PROPTEST_CASES=20000 EVERY_POINT=1 $(CARGO) test --quiet --locked --workspace || exit 1; \
 	done
 
 docs: setup-build

@@ -29,6 +29,7 @@ pub mod process;
 mod procfs;
 pub mod site;
 pub mod snapshot;
+pub mod standing;
 pub mod swtpm;
 pub mod terminal;
 pub mod traced;

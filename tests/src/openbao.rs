@@ -35,6 +35,7 @@ pub struct Options {
     tls: Option<Tls>,
     listener_lines: String,
     frozen: Option<PathBuf>,
+    joins: Option<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -50,6 +51,7 @@ impl From<Storage> for Options {
             tls: None,
             listener_lines: String::new(),
             frozen: None,
+            joins: None,
         }
     }
 }
@@ -59,6 +61,14 @@ impl Options {
     pub fn frozen(archive: &Path) -> Self {
         Self {
             frozen: Some(archive.to_owned()),
+            ..Storage::Raft.into()
+        }
+    }
+
+    /// A further node of another server's cluster: it joins by itself, once that one is initialised and open.
+    pub fn joining(first: &OpenBao) -> Self {
+        Self {
+            joins: Some(first.address()),
             ..Storage::Raft.into()
         }
     }
@@ -382,11 +392,18 @@ fn write_configuration(folder: &Path, options: &Options, api: u16, cluster: u16)
                     tar(command.arg("-C").arg(folder));
                 }
             }
-            // The storage knows its node by this name. Each cluster here has one node, so one name does for all.
+            // The storage knows its node by this name; what is frozen has one that does not change.
+            let (name, join) = match &options.joins {
+                None => ("node".to_owned(), String::new()),
+                Some(first) => (
+                    format!("node-{api}"),
+                    format!("  retry_join {{\n    leader_api_addr = \"{first}\"\n  }}\n"),
+                ),
+            };
             // The multiplier turns an election timeout of 5 s into one of 1 s, and changes nothing else.
             format!(
-                "storage \"raft\" {{\n  path = \"{here}/raft\"\n  node_id = \"node\"\n  \
-                 performance_multiplier = 1\n}}\n"
+                "storage \"raft\" {{\n  path = \"{here}/raft\"\n  node_id = \"{name}\"\n  \
+                 performance_multiplier = 1\n{join}}}\n"
             )
         }
     };

@@ -38,6 +38,21 @@ pub fn kill_at(site: &Site, point: &str, arguments: &[&str]) {
     );
 }
 
+/// A command that makes no file longer than a limit (setrlimit(2), `RLIMIT_FSIZE`), and without the signal that would kill
+/// it there (signal(7), `SIGXFSZ`).
+pub fn limited(site: &Site, limit: u64, arguments: &[&str]) -> Command {
+    let plain = site.command(arguments);
+    let mut command = Command::new("/bin/sh");
+    command
+        .env_clear()
+        .envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))))
+        .args(["-c", "trap '' XFSZ; exec prlimit --fsize=\"$0\" -- \"$@\""])
+        .arg(limit.to_string())
+        .arg(plain.get_program())
+        .args(plain.get_args());
+    command
+}
+
 /// The points that a command passes, in their order, each with its number: `append journal.jsonl#3`.
 #[derive(Debug)]
 pub struct Points(Vec<String>);

@@ -26,10 +26,8 @@ pub struct Site {
 impl Site {
     /// A machine for a server, without any slot yet.
     pub fn new(address: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        fs::set_permissions(folder.path(), Permissions::from_mode(0o700)).unwrap();
         let site = Self {
-            folder,
+            folder: private_folder(),
             config: String::new(),
             unsealer: bin("unsealer"),
             environment: Vec::new(),
@@ -115,6 +113,26 @@ impl Site {
     pub fn environment(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
         self
+    }
+
+    /// Another machine that is the same in all: configuration, programs, state and devices. Its paths are its own.
+    #[must_use]
+    pub fn twin(&self) -> Self {
+        // In memory, where waiting for the disk costs nothing: a twin is for many short runs.
+        let folder = TempDir::new_in("/dev/shm").unwrap_or_else(|_| private_folder());
+        let mut copy = Command::new("/usr/bin/cp");
+        copy.args(["-a", "-T"]).arg(self.folder()).arg(folder.path());
+        let copied = run(&mut copy, b"", LIMIT);
+        assert!(copied.status.success(), "{copied:?}");
+        let [ours, its] = [self.folder(), folder.path()].map(|path| path.display().to_string());
+        let twin = Self {
+            config: self.config.replace(&ours, &its),
+            unsealer: self.unsealer.clone(),
+            environment: self.environment.clone(),
+            folder,
+        };
+        twin.write_config();
+        twin
     }
 
     /// Replaces the whole configuration.
@@ -230,6 +248,12 @@ impl Site {
         let name = source.file_name().unwrap().to_str().unwrap();
         self.program(name, &fs::read_to_string(source).unwrap())
     }
+}
+
+fn private_folder() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    fs::set_permissions(folder.path(), Permissions::from_mode(0o700)).unwrap();
+    folder
 }
 
 /// The configuration without the other slots.

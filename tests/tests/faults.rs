@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 use unsealer_tests::openbao::OpenBao;
-use unsealer_tests::points::{Points, for_each, run_with};
+use unsealer_tests::points::{Points, for_each, limited, run_with};
 use unsealer_tests::process::{Finished, bin, run};
 use unsealer_tests::site::Site;
 use unsealer_tests::two_slots::{self, assert_finished, assert_nothing_left, hidden_material, material};
@@ -167,20 +167,6 @@ fn no_file_may_grow_beyond_a_limit() {
     for outcome in [(1, false), (1, true), (0, true)] {
         assert!(outcomes.contains(&outcome), "no limit led to {outcome:?}");
     }
-}
-
-/// The command below a limit, and without the signal that would kill it there (signal(7), `SIGXFSZ`).
-fn limited(site: &Site, limit: u64, arguments: &[&str]) -> Command {
-    let plain = site.command(arguments);
-    let mut command = Command::new("/bin/sh");
-    command
-        .env_clear()
-        .envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))))
-        .args(["-c", "trap '' XFSZ; exec prlimit --fsize=\"$0\" -- \"$@\""])
-        .arg(limit.to_string())
-        .arg(plain.get_program())
-        .args(plain.get_args());
-    command
 }
 
 /// A machine on which the unsealer runs as an ordinary user, also if the test is root's: root may write everywhere.

@@ -5,6 +5,7 @@ use tracing::warn;
 
 use crate::error::Error;
 use crate::keyring::{Identity, Keyring, Locked, MAX_FILE, Written};
+use crate::recovery::kit;
 use crate::state::StateFolder;
 use crate::state::durable::{self, Reservation, Staged};
 use crate::state::seen::{self, Seen};
@@ -22,7 +23,10 @@ const SEEN_ROOM: usize = 4096;
 
 /// Makes ready for a save of at most `size` bytes.
 pub fn prepare(state: &StateFolder, size: usize) -> Result<Prepared, Error> {
-    if let Some(present) = durable::read(state.keyring(), MAX_FILE)? {
+    // One that is damaged is not worth the good one that may have been kept.
+    if let Some(present) = durable::read(state.keyring(), MAX_FILE)?
+        && Locked::parse(&present).is_ok()
+    {
         durable::replace(&state.previous_keyring(), &present)?;
     }
     Ok(Prepared {
@@ -93,16 +97,19 @@ pub fn commit(state: &StateFolder, keyring: &mut Keyring, prepared: Prepared) ->
 }
 
 /// Puts a whole keyring file that somebody else has written in the place of the present one, which is kept as the generation
-/// before.
-pub fn install(state: &StateFolder, bytes: &[u8], identity: &Identity) -> Result<(), Error> {
-    let present = durable::read(state.keyring(), MAX_FILE)?
-        .and_then(|bytes| Locked::parse(&bytes).ok())
-        .map(|locked| locked.identity());
+/// before. `known` is the present one, if we know it: no other is accepted on the way, or a crash before the rename would
+/// leave somebody else's keyring accepted.
+pub fn install(
+    state: &StateFolder,
+    bytes: &[u8],
+    identity: &Identity,
+    known: Option<&Identity>,
+) -> Result<(), Error> {
     let prepared = prepare(state, bytes.len())?;
     let staged = prepared.keyring.stage(bytes)?;
-    let both: Vec<_> = present
-        .iter()
-        .filter(|present| present.id == identity.id && present.sha256 != identity.sha256)
+    let both: Vec<_> = known
+        .into_iter()
+        .filter(|known| known.id == identity.id && known.sha256 != identity.sha256)
         .chain([identity])
         .collect();
     prepared.seen.commit(&Seen::text(identity.id, &both))?;
@@ -124,6 +131,17 @@ pub fn finish_stopped_save(state: &StateFolder, keyring: Keyring) -> Result<Keyr
     durable::finish(state.keyring(), &bytes)?;
     Seen::record(state, next.body.id, &[next.identity()])?;
     Ok(next)
+}
+
+/// Removes whatever writes that were stopped have left beside our files. What a stopped change has left is never put in its
+/// place later: its slots may be those that were taken back.
+pub fn remove_stopped_writes(state: &StateFolder) -> Result<(), Error> {
+    let files = [state.keyring().to_owned(), state.previous_keyring()];
+    let named = [seen::FILE, "proven.json", "journal.jsonl", kit::FILE];
+    for file in files.into_iter().chain(named.map(|name| state.file(name))) {
+        durable::remove_left_beside(&file)?;
+    }
+    Ok(())
 }
 
 /// Whether a stopped save has left a keyring with shares beside the present one.

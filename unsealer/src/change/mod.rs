@@ -37,6 +37,7 @@ use crate::told::Told;
 pub use plan::{DataKeys, Plan, Planned, Wanted};
 pub(crate) use prove::{check_together, prove};
 pub use prune::Pruned;
+pub(crate) use settle::ADOPT;
 
 /// What every change works with: the state folder, locked, and the programs.
 #[derive(Debug)]
@@ -207,6 +208,18 @@ impl<'a> Changer<'a> {
         let aside = save::stage(&mut keyring, prepared)?;
         self.prove(&aside, &keyring, &made)?;
         operation.note(Step::Proven)?;
+        let new: Vec<_> = plan
+            .seats
+            .iter()
+            .filter(|seat| seat.is_new())
+            .map(Planned::name)
+            .collect();
+        if !new.is_empty()
+            && let Err(error) = Proven::enrolled(&self.state, &new)
+        {
+            // Advice only.
+            self.app.progress.warn(error);
+        }
         let before = keyring.identity().clone();
         let published = aside.publish(&self.state, &mut keyring);
         let in_place = *keyring.identity() != before;
@@ -310,14 +323,7 @@ impl<'a> Changer<'a> {
 
     /// What comes after the keyring is in its place. Nothing here undoes that.
     fn clear_away(&self, mut operation: Operation, keyring: Keyring, plan: &Plan) -> Result<Changed, Error> {
-        let is_new = |planned: &&Planned| matches!(planned, Planned::New(_));
-        let (new, staying): (Vec<&Planned>, Vec<_>) = plan.seats.iter().partition(is_new);
-        let [new, staying] =
-            [new, staying].map(|seats| seats.into_iter().map(Planned::name).collect::<Vec<_>>());
-        // Advice only.
-        if let Err(error) = Proven::enrolled(&self.state, &new, &staying) {
-            self.app.progress.warn(error);
-        }
+        self.forget_what_went(&keyring);
         if plan.data_key == DataKeys::Next {
             // Its slots still give the old data key.
             durable::remove(&self.state.previous_keyring())?;
@@ -349,9 +355,18 @@ impl<'a> Changer<'a> {
         })
     }
 
+    /// Drops the notes of slots that are not in the keyring any more.
+    fn forget_what_went(&self, keyring: &Keyring) {
+        let names: Vec<_> = keyring.body.slots.iter().map(|slot| slot.name.as_str()).collect();
+        // Advice only.
+        if let Err(error) = Proven::keep(&self.state, &names) {
+            self.app.progress.warn(error);
+        }
+    }
+
     /// Retires what this operation enrolled, and removes what it wrote aside.
     fn take_back(&self, operation: &mut Operation) -> Result<(), Error> {
-        durable::remove_left_beside(self.state.keyring())?;
+        save::remove_stopped_writes(&self.state)?;
         let begun = operation.enrolments();
         let first_failure = self.retire_all(operation, &begun)?;
         operation.note(Step::Abandoned)?;
@@ -365,19 +380,21 @@ impl<'a> Changer<'a> {
         operation: &mut Operation,
         enrolments: &[(Uuid, String)],
     ) -> Result<Option<Error>, Error> {
-        let mut first_failure = None;
+        let (mut first_failure, mut not_noted) = (None, Ok(()));
         for (id, slot) in enrolments {
             match self.slots.retire_id(slot, *id) {
                 Ok(destroyed) => {
                     for what in destroyed {
                         self.app.progress.step(format!("slot {slot}: destroyed {what}"));
                     }
-                    operation.note_slot(Step::Retired, slot, *id)?;
+                    // On a full disk the others are taken back all the same; the next change retires this one again.
+                    let noted = operation.note_slot(Step::Retired, slot, *id);
+                    not_noted = not_noted.and(noted);
                 }
                 Err(error) => first_failure = first_failure.or_else(|| Some(slot_fault(slot, error))),
             }
         }
-        Ok(first_failure)
+        not_noted.map(|()| first_failure)
     }
 
     /// Makes the kit of the state folder anew, if there is one, for the recipients of the configuration: the key shares are

@@ -73,6 +73,11 @@ impl Planned {
         }
     }
 
+    /// Whether it is enrolled by this change.
+    pub(super) fn is_new(&self) -> bool {
+        matches!(self, Self::New(_))
+    }
+
     /// Whether its program is asked and something is wrapped for it.
     pub(super) fn is_made(&self) -> bool {
         !matches!(self, Self::Stays(_))

@@ -5,6 +5,7 @@ use uuid::Uuid;
 use super::{Changer, slot_fault};
 use crate::error::Error;
 use crate::state::journal::Step;
+use crate::state::seen::Seen;
 
 /// The name of the operation in the journal.
 const OP: &str = "slot prune";
@@ -23,17 +24,32 @@ pub struct Pruned {
 impl Changer<'_> {
     /// Retires every enrolment that no slot owns, or forgets them where their devices are gone.
     pub fn prune(&self, device_gone: bool) -> Result<Pruned, Error> {
-        // Without a keyring nothing owns anything. With one, only what opens is believed.
-        let owned: Vec<_> = match self.open() {
-            Ok(keyring) => keyring.body.slots.iter().map(|slot| slot.enrolment_id).collect(),
-            Err(Error::NoKeyring { .. }) => {
+        // Only what opens is believed. Where no keyring ever was, nothing owns anything.
+        let (owned, missing): (Vec<_>, _) = match self.open() {
+            Ok(keyring) => {
+                let slots = keyring.body.slots.iter();
+                (slots.map(|slot| slot.enrolment_id).collect(), None)
+            }
+            Err(error @ Error::NoKeyring { .. }) => {
                 self.settle_without_keyring()?;
-                Vec::new()
+                (Vec::new(), Some(error))
             }
             Err(error) => return Err(error),
         };
         let mut pruned = Pruned::default();
         let orphans = self.journal.orphans(&owned)?;
+        if let Some(missing) = missing
+            && !orphans.is_empty()
+            && Seen::load(&self.state)?.is_some()
+        {
+            // One that was there and is not: a copy of it hangs on just these enrolments.
+            return Err(Error::Ambiguous {
+                what: format!("{missing}, and there was one: what it had on devices is not destroyed"),
+                hint:
+                    "put it back (`unsealer keyring restore`); `unsealer destroy` is for one that is given up"
+                        .to_owned(),
+            });
+        }
         if orphans.is_empty() {
             return Ok(pruned);
         }

@@ -4,9 +4,13 @@ use uuid::Uuid;
 
 use super::Changer;
 use crate::error::Error;
-use crate::keyring::{Keyring, Locked, MAX_FILE};
+use crate::keyring::{Body, Keyring, Locked, MAX_FILE};
+use crate::save;
 use crate::state::durable;
 use crate::state::journal::{Operation, Step};
+
+/// The one operation that begins without a keyring, but for `init`, which settles its own affairs.
+pub(crate) const ADOPT: &str = "adopt";
 
 /// What became of a change that was stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,11 +25,12 @@ impl Changer<'_> {
     /// Finishes a change that was stopped once its keyring was in its place, or takes it back. The keyring is open, so what
     /// it says of its slots is to be believed.
     pub(crate) fn settle(&self, keyring: &Keyring) -> Result<(), Error> {
+        save::remove_stopped_writes(&self.state)?;
         let Some(mut operation) = self.journal.unfinished()? else {
             return Ok(());
         };
         let owned: Vec<_> = keyring.body.slots.iter().map(|slot| slot.enrolment_id).collect();
-        let fate = fate(&operation, &owned);
+        let fate = self.fate(&operation, keyring, &owned)?;
         self.app.progress.step(format!(
             "a `{}` was stopped at the step `{}`: {}",
             operation.op(),
@@ -35,47 +40,77 @@ impl Changer<'_> {
                 Fate::NotInPlace => "the keyring was not changed yet; taking back what was begun",
             }
         ));
-        durable::remove_left_beside(self.state.keyring())?;
         self.remove_older_epoch(keyring)?;
         // It may be the one of the data key before, for recipients that are none any more.
         self.refresh_kit(keyring)?;
+        self.forget_what_went(keyring);
         let ownerless = ownerless(&operation, &owned);
-        if let Some(error) = self.retire_all(&mut operation, &ownerless)? {
-            self.app.progress.warn(format!(
-                "not everything could be taken back ({error}): `unsealer slot prune` tries again"
-            ));
-        }
+        self.take_all_back(&mut operation, &ownerless)?;
         operation.note(match fate {
             Fate::InPlace => Step::Done,
             Fate::NotInPlace => Step::Abandoned,
         })
     }
 
-    /// Takes back an operation that was stopped before there was any keyring.
+    /// Takes back an `adopt` that was stopped before there was any keyring. What another operation has left belongs to a
+    /// keyring that is missing, and may be put back.
     pub(crate) fn settle_without_keyring(&self) -> Result<(), Error> {
-        let Some(mut operation) = self.journal.unfinished()? else {
+        let unfinished = self.journal.unfinished()?;
+        let Some(mut operation) = unfinished.filter(|operation| operation.op() == ADOPT) else {
             return Ok(());
         };
         self.app.progress.step(format!(
-            "a `{}` was stopped at the step `{}`, and there is no keyring: taking back what was begun",
-            operation.op(),
+            "an `{ADOPT}` was stopped at the step `{}`, and there is no keyring: taking back what was begun",
             operation.last().map_or("", Step::name),
         ));
-        durable::remove_left_beside(self.state.keyring())?;
+        save::remove_stopped_writes(&self.state)?;
         let ownerless = ownerless(&operation, &[]);
-        match self.retire_all(&mut operation, &ownerless)? {
-            Some(error) => Err(error),
-            None => operation.note(Step::Abandoned),
+        self.take_all_back(&mut operation, &ownerless)?;
+        operation.note(Step::Abandoned)
+    }
+
+    /// Retires what no slot owns. What cannot be retired now is still found by `slot prune`.
+    fn take_all_back(&self, operation: &mut Operation, ownerless: &[(Uuid, String)]) -> Result<(), Error> {
+        if let Some(error) = self.retire_all(operation, ownerless)? {
+            self.app.progress.warn(format!(
+                "not everything could be taken back ({error}): `unsealer slot prune` tries again"
+            ));
         }
+        Ok(())
+    }
+
+    /// Whether the keyring that lies there is the one that an operation was to make.
+    fn fate(&self, operation: &Operation, keyring: &Keyring, owned: &[Uuid]) -> Result<Fate, Error> {
+        let came = operation.enrolments();
+        let went = operation.named(Step::Retiring);
+        let in_place = if operation.reached(Step::Saved) {
+            true
+        } else if came.is_empty() && went.is_empty() {
+            // No slot tells. But the generation that a proven change is to replace was copied before: if the copy is older
+            // than what lies there, that was replaced.
+            let generation = keyring.body.generation;
+            operation.reached(Step::Proven)
+                && self.previous()?.is_some_and(|body| body.generation < generation)
+        } else {
+            came.iter().all(|(id, _)| owned.contains(id)) && went.iter().all(|(id, _)| !owned.contains(id))
+        };
+        Ok(if in_place { Fate::InPlace } else { Fate::NotInPlace })
+    }
+
+    /// The body of the generation before, if one is kept.
+    fn previous(&self) -> Result<Option<Body>, Error> {
+        let bytes = durable::read(&self.state.previous_keyring(), MAX_FILE)?;
+        Ok(bytes
+            .and_then(|bytes| Locked::parse(&bytes).ok())
+            .map(|locked| locked.body))
     }
 
     /// A generation before that has another data key goes: its slots may be among those that were removed.
     fn remove_older_epoch(&self, keyring: &Keyring) -> Result<(), Error> {
-        let previous = self.state.previous_keyring();
-        let older = durable::read(&previous, MAX_FILE)?
-            .and_then(|bytes| Locked::parse(&bytes).ok())
-            .is_some_and(|locked| locked.body.epoch < keyring.body.epoch);
-        if older { durable::remove(&previous) } else { Ok(()) }
+        match self.previous()? {
+            Some(body) if body.epoch < keyring.body.epoch => durable::remove(&self.state.previous_keyring()),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -93,18 +128,4 @@ fn ownerless(operation: &Operation, owned: &[Uuid]) -> Vec<(Uuid, String)> {
     named
         .filter(|(id, _)| !owned.contains(id) && !retired.contains(id))
         .collect()
-}
-
-fn fate(operation: &Operation, owned: &[Uuid]) -> Fate {
-    let came = operation.enrolments();
-    let went = operation.named(Step::Retiring);
-    let all_came = came.iter().all(|(id, _)| owned.contains(id));
-    let all_went = went.iter().all(|(id, _)| !owned.contains(id));
-    // Where nothing came and nothing went, only the journal can tell, and nothing hangs on it.
-    let tells = !came.is_empty() || !went.is_empty();
-    if operation.reached(Step::Saved) || (tells && all_came && all_went) {
-        Fate::InPlace
-    } else {
-        Fate::NotInPlace
-    }
 }

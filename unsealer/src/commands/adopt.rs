@@ -15,7 +15,7 @@ use tracing::info;
 use super::init::require_recovery;
 use super::{asking, changed};
 use crate::app::{App, NodeClient};
-use crate::change::{Changer, Plan};
+use crate::change::{self, Changer, Plan};
 use crate::credentials::{self, Asking};
 use crate::error::Error;
 use crate::import::Imported;
@@ -24,10 +24,11 @@ use crate::keyring::{Active, Keyring, Public, Retired};
 use crate::recovery::Identity;
 use crate::report::Report;
 use crate::save;
+use crate::state::journal::Step;
 use crate::vault::{self, NodeState, SealStatus};
 
 /// The name of the operation in the journal.
-const OP: &str = "adopt";
+const OP: &str = change::ADOPT;
 
 /// What the command line says of `adopt`.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -131,8 +132,12 @@ fn replace(app: &App, nodes: &[NodeClient], arguments: &Arguments) -> Result<Rep
         ));
     }
     taken.put_into(&mut keyring);
+    // So that the next change makes the kit anew if this one is stopped before it does.
+    let mut operation = changer.journal.begin(OP)?;
     save::save(&changer.state, &mut keyring)?;
+    operation.note(Step::Saved)?;
     changer.refresh_kit(&keyring)?;
+    operation.note(Step::Done)?;
     info!(
         audit = "shares-replaced",
         proven = taken.proven,

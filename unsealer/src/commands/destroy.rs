@@ -47,7 +47,11 @@ pub fn run(app: &App, arguments: &Arguments) -> Result<Report, Error> {
         }
         Err(error) => return Err(error),
     };
-    confirm(app, locked.as_ref(), arguments)?;
+    // One that was stopped after the keyring was removed was confirmed already.
+    let unfinished = changer.journal.unfinished()?;
+    if locked.is_some() || unfinished.is_none_or(|operation| operation.op() != OP) {
+        confirm(app, locked.as_ref(), arguments)?;
+    }
     // What somebody else put there names nothing that is destroyed: the journal knows what is ours.
     let ours = locked.filter(|locked| {
         let known = matches!(

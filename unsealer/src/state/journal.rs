@@ -152,8 +152,14 @@ impl Journal {
             .filter(|r| r.step == Step::Retired)
             .filter_map(|r| r.enrolment_id)
             .collect();
+        // One line is enough for each, however often somebody failed to remove it.
         let stands = |record: &Record| {
-            record.names_material() && record.enrolment_id.is_some_and(|id| !retired.contains(&id))
+            let first = records
+                .iter()
+                .find(|other| other.names_material() && other.enrolment_id == record.enrolment_id);
+            record.names_material()
+                && record.enrolment_id.is_some_and(|id| !retired.contains(&id))
+                && first == Some(record)
         };
         let kept: Vec<_> = records
             .iter()

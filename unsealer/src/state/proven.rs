@@ -48,13 +48,24 @@ impl Proven {
         json::parse(text, LIMITS).ok()
     }
 
-    /// Notes that slots were enrolled in this boot, and forgets all but these and the ones that stay.
-    pub fn enrolled(state: &StateFolder, new: &[&str], staying: &[&str]) -> Result<(), Error> {
+    /// Notes that slots were enrolled in this boot. This comes before they are in the keyring: whatever is stopped then, none
+    /// of them counts as proven for want of a note.
+    pub fn enrolled(state: &StateFolder, new: &[&str]) -> Result<(), Error> {
         let mut proven = Self::load(state);
-        proven.slots.retain(|slot, _| staying.contains(&slot.as_str()));
         let boot = Boot { boot_id: boot_id() };
         let new = new.iter().map(|slot| ((*slot).to_owned(), boot.clone()));
         proven.slots.extend(new);
+        proven.write(state)
+    }
+
+    /// Forgets all slots but those that the keyring has.
+    pub fn keep(state: &StateFolder, slots: &[&str]) -> Result<(), Error> {
+        let before = Self::load(state);
+        let mut proven = before.clone();
+        proven.slots.retain(|slot, _| slots.contains(&slot.as_str()));
+        if proven == before {
+            return Ok(());
+        }
         proven.write(state)
     }
 

@@ -76,7 +76,7 @@ impl Init<'_> {
             })?;
         save::save(self.state, &mut keyring)?;
         self.prove()?;
-        Proven::enrolled(self.state, &names, &[])?;
+        Proven::enrolled(self.state, &names)?;
         operation.note(Step::Proven)?;
         Ok(keyring)
     }

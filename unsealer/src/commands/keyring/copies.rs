@@ -91,6 +91,11 @@ pub(super) fn restore(app: &App, file: &Path, accepted: Accepted) -> Result<Repo
             hint: "move this state folder away first, if that is what you want".to_owned(),
         });
     }
+    // What somebody else has put there is replaced like a damaged one: no program runs for it, and nothing accepts it.
+    let ours = present.as_ref().filter(|present| {
+        let recognised = open::recognise(&changer.state, &present.identity());
+        recognised.inspect_err(|error| app.progress.warn(error)).is_ok()
+    });
     let mut shown = format!("{}:\n{}", file.display(), describe(&copy));
     shown.push_str(&compare(&copy, present.as_ref()));
     if accepted.yes {
@@ -135,10 +140,10 @@ pub(super) fn restore(app: &App, file: &Path, accepted: Accepted) -> Result<Repo
             });
         }
     }
-    if let (Some(copy), Some(present)) = (&opened, present)
+    if let (Some(copy), Some(present)) = (&opened, ours)
         && !accepted.other_shares
     {
-        let (present, _) = try_to_open(&changer.slots, &present);
+        let (present, _) = try_to_open(&changer.slots, present);
         if let Some(present) = present
             && !same_shares(&copy.payload, &present.payload)
         {
@@ -152,7 +157,8 @@ pub(super) fn restore(app: &App, file: &Path, accepted: Accepted) -> Result<Repo
         }
     }
     let identity = copy.identity();
-    save::install(&changer.state, &bytes, &identity)?;
+    let known = ours.map(Locked::identity);
+    save::install(&changer.state, &bytes, &identity, known.as_ref())?;
     let text = format!(
         "{}generation {}, epoch {} is in its place",
         told, identity.generation, identity.epoch
