@@ -129,6 +129,13 @@ impl<'a> Slots<'a> {
             .is_some_and(|slot| slot.kind == SlotKind::Kdf)
     }
 
+    /// Waits until those that were called off are over, which takes a moment at most.
+    fn see_off(&self) {
+        for call in held(&self.leaving).drain(..) {
+            let _ = call.join();
+        }
+    }
+
     fn configured(&self, name: &str) -> Result<&config::Slot> {
         self.config.slot.get(name).ok_or_else(|| {
             kdf_api::Error::new(
@@ -183,6 +190,9 @@ impl<'a> Slots<'a> {
         let mut program = program(slot, self.live)?;
         if let Some(cancel) = cancel {
             program = program.cancelled_by(cancel);
+        } else {
+            // It runs alone: a device may serve one program at a time, as a TPM without a resource manager does.
+            self.see_off();
         }
         Ok(match slot.kind {
             SlotKind::Kdf => Backing::Kdf {
@@ -197,9 +207,7 @@ impl<'a> Slots<'a> {
 
 impl Drop for Slots<'_> {
     fn drop(&mut self) {
-        for call in held(&self.leaving).drain(..) {
-            let _ = call.join();
-        }
+        self.see_off();
     }
 }
 

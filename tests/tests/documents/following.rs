@@ -17,7 +17,7 @@ use crate::console::Shown;
 use crate::{LIMIT, blocks, document, root};
 
 /// What the chapters show as a recipient: that of age's own README.
-const RECIPIENT: &str = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p";
+pub(crate) const RECIPIENT: &str = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p";
 /// The stick with a key file: each machine has its own.
 const STICK: &str = "/mnt/unsealer-key";
 
@@ -28,7 +28,6 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new() -> Self {
-        crate::require_age();
         let world = Self {
             folder: TempDir::new().unwrap(),
         };
@@ -42,16 +41,24 @@ impl World {
         self.folder.path().join("mnt")
     }
 
-    /// The recovery recipient of whoever follows the text; it may have told how to make one.
+    /// The recovery recipient of whoever follows the text.
     fn recipient(&self) -> String {
-        let identity = self.mount().join("safe/recovery.txt");
-        if !identity.exists() {
-            let made = run(Command::new("age-keygen").arg("-o").arg(&identity), b"", LIMIT);
-            assert_eq!(made.code(), 0, "{made:?}");
-        }
-        let shown = run(Command::new("age-keygen").arg("-y").arg(&identity), b"", LIMIT);
-        shown.stdout_text().trim_end().to_owned()
+        recipient(&self.mount().join("safe/recovery.txt"))
     }
+}
+
+/// The recipient of an identity, which is made if the text has not told how to.
+pub(crate) fn recipient(identity: &Path) -> String {
+    crate::require_age();
+    let keygen = |option: &str| {
+        let finished = run(Command::new("age-keygen").arg(option).arg(identity), b"", LIMIT);
+        assert_eq!(finished.code(), 0, "{finished:?}");
+        finished.stdout_text()
+    };
+    if !identity.exists() {
+        keygen("-o");
+    }
+    keygen("-y").trim_end().to_owned()
 }
 
 /// A machine that follows the text.

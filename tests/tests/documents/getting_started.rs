@@ -8,6 +8,7 @@ use tempfile::TempDir;
 use unsealer_tests::openbao::{OpenBao, Storage};
 use unsealer_tests::process::{Finished, bin, run, write_program};
 
+use crate::following::{RECIPIENT, recipient};
 use crate::{LIMIT, blocks, document};
 
 /// A machine that follows the text: the places that it names are below one folder.
@@ -23,7 +24,9 @@ impl Machine {
             server: OpenBao::start(Storage::Raft),
         };
         let folder = machine.folder.path();
-        fs::create_dir(folder.join("stick")).unwrap();
+        for name in ["stick", "backup"] {
+            fs::create_dir(folder.join(name)).unwrap();
+        }
         let text = document("docs/getting-started.md");
         let shown = blocks(&text)
             .into_iter()
@@ -32,6 +35,7 @@ impl Machine {
             .content;
         assert!(shown.contains("/mnt/unsealer-key/") && shown.contains("http://127.0.0.1:8200"));
         let configuration = shown
+            .replace(RECIPIENT, &recipient(&folder.join("recovery.txt")))
             .replace("/mnt/unsealer-key/", &format!("{}/stick/", folder.display()))
             .replace("http://127.0.0.1:8200", &machine.server.address());
         machine.configure(&configuration);
@@ -75,7 +79,9 @@ fn the_commands_do_what_the_text_says() {
                 let status = machine.unsealer(&["status"]);
                 assert_eq!(status.code(), 2, "sealed: {status:?}");
             } else if let Some(arguments) = line.strip_prefix("unsealer ") {
-                let finished = machine.unsealer(&arguments.split(' ').collect::<Vec<_>>());
+                let backup = format!("{}/backup/", machine.folder.path().display());
+                let ours = arguments.replace("/mnt/backup/", &backup);
+                let finished = machine.unsealer(&ours.split(' ').collect::<Vec<_>>());
                 assert_eq!(finished.code(), 0, "{line}: {finished:?}");
                 ran.push(arguments.to_owned());
             }
@@ -83,11 +89,12 @@ fn the_commands_do_what_the_text_says() {
     }
     assert!(!machine.server.is_sealed());
     for expected in [
-        "init --no-recovery",
+        "init",
         "status",
         "unseal",
         "slot test",
         "keyring verify",
+        "doctor",
     ] {
         assert!(
             ran.iter().any(|arguments| arguments == expected),
@@ -95,7 +102,7 @@ fn the_commands_do_what_the_text_says() {
         );
     }
     assert_eq!(
-        machine.unsealer(&["init", "--no-recovery"]).code(),
+        machine.unsealer(&["init"]).code(),
         5,
         "a second init is refused, as the table says"
     );

@@ -13,6 +13,7 @@ use unsealer_tests::process::{Finished, bin, run};
 use unsealer_tests::swtpm::{self, Swtpm};
 
 use crate::console::run_shown;
+use crate::following::{RECIPIENT, recipient};
 use crate::protocol::first_cells;
 use crate::{LIMIT, blocks, document, list, require_python, root, text, vectors};
 
@@ -74,6 +75,7 @@ impl Machine {
             .content;
         let mut configuration = shown;
         for (place, ours) in [
+            (RECIPIENT, recipient(&folder.join("recovery.txt"))),
             ("/mnt/unsealer-key/", format!("{}/stick/", folder.display())),
             ("http://127.0.0.1:8200", self.server.address()),
             (
@@ -143,7 +145,7 @@ fn the_first_slot_opens_on_this_machine_alone() {
         }
     }
     assert!(!machine.server.is_sealed());
-    for expected in ["init --no-recovery", "unseal", "slot test tpm"] {
+    for expected in ["init", "unseal", "slot test tpm"] {
         assert!(ran.iter().any(|line| line == expected), "{expected}: {ran:?}");
     }
 
@@ -168,7 +170,7 @@ fn the_first_slot_opens_on_this_machine_alone() {
 #[test]
 fn a_slot_opens_by_hand() {
     let mut machine = Machine::new();
-    machine.does("init --no-recovery");
+    machine.does("init");
     let folder = TempDir::new().unwrap();
     fs::copy(
         machine.folder.path().join("state/keyring.json"),

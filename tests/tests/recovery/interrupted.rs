@@ -60,7 +60,7 @@ fn stopped_everywhere(
                 .unwrap()
                 .map(|entry| entry.unwrap().path())
                 .collect();
-            assert_eq!(left, std::slice::from_ref(file), "{at}");
+            assert_eq!(left, std::slice::from_ref(&file), "{at}");
         }
     }
     fs::remove_dir_all(&folder).unwrap();
