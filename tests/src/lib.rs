@@ -32,5 +32,6 @@ pub mod snapshot;
 pub mod swtpm;
 pub mod terminal;
 pub mod traced;
+pub mod tree;
 pub mod two_slots;
 pub mod wait;
