@@ -18,6 +18,7 @@ mod reader;
 mod reader_recovery;
 mod reader_shares;
 mod reader_tpm;
+mod running;
 mod shares;
 mod tpm_errors;
 mod using_a_tpm;
