@@ -13,16 +13,21 @@ FUZZ := .cache/tools/bin/cargo-fuzz
 
 # What the build needs, and what the tests need beside it.
 BUILD_PACKAGES := gcc libc6-dev libtss2-dev pkg-config
-TEST_PACKAGES := age openssl python3 python3-argon2 python3-cryptography python3-pip swtpm tpm2-tools util-linux
+TEST_PACKAGES := age docker-compose openssl procps python3 python3-argon2 python3-cryptography python3-kubernetes python3-pip \
+	python3-prometheus-client python3-seccomp python3-yaml swtpm systemd tpm2-tools util-linux
 # What libFuzzer is built with.
 FUZZ_PACKAGES := g++
 # What the benchmark compares with.
-BENCH_PACKAGES := clevis clevis-tpm2 systemd
+BENCH_PACKAGES := clevis clevis-tpm2
 
 PROGRAMS := kdf-file kdf-software kdf-tpm
 BIN := $(DESTDIR)$(PREFIX)/bin
 LIBEXEC := $(DESTDIR)$(PREFIX)/libexec/unsealer
 SHARE := $(DESTDIR)$(PREFIX)/share
+# Where systemd looks: below /usr/local, /usr and /etc.
+SYSTEMD_UNITS ?= $(PREFIX)/lib/systemd/system
+SYSUSERS ?= $(PREFIX)/lib/sysusers.d
+TMPFILES ?= $(PREFIX)/lib/tmpfiles.d
 
 .PHONY: help demo test lint fuzz fuzz-short bench soak docs build setup setup-build setup-fuzz install uninstall clean
 
@@ -35,7 +40,7 @@ help:
 	@echo "make bench     the budgets, measured"
 	@echo "make soak      the tests again and again, with more cases (SOAK_ROUNDS=5)"
 	@echo "make docs      the documentation of the crates, in target/doc"
-	@echo "make install   PREFIX=/usr/local, DESTDIR="
+	@echo "make install   PREFIX=/usr/local, DESTDIR=; with a unit for systemd, and the user it runs as"
 	@echo "make uninstall what install put there; never keyrings, keys or configuration"
 	@echo "make clean     what was built and downloaded"
 
@@ -123,10 +128,20 @@ install: setup-build
 	@umask 022 && target/release/unsealer completions fish > $(SHARE)/fish/vendor_completions.d/unsealer.fish
 	@umask 022 && install -m 644 README.md CHANGELOG.md SECURITY.md LICENSE $(SHARE)/doc/unsealer/
 	@umask 022 && install -m 644 docs/*.md $(SHARE)/doc/unsealer/docs/
+	@umask 022 && for folder in compose compose/config container kubernetes prometheus; do \
+		install -d $(SHARE)/doc/unsealer/packaging/$$folder && \
+		find packaging/$$folder -maxdepth 1 -type f -exec install -m 644 {} $(SHARE)/doc/unsealer/packaging/$$folder/ \; || exit 1; \
+	done
+	@umask 022 && install -d $(DESTDIR)$(SYSTEMD_UNITS) $(DESTDIR)$(SYSUSERS) $(DESTDIR)$(TMPFILES)
+	@umask 022 && sed 's|/usr/local/|$(PREFIX)/|' packaging/systemd/unsealer.service > $(DESTDIR)$(SYSTEMD_UNITS)/unsealer.service
+	install -m 644 packaging/systemd/sysusers.d/unsealer.conf $(DESTDIR)$(SYSUSERS)/unsealer.conf
+	install -m 644 packaging/systemd/tmpfiles.d/unsealer.conf $(DESTDIR)$(TMPFILES)/unsealer.conf
 
 uninstall:
 	rm -f $(BIN)/unsealer $(SHARE)/bash-completion/completions/unsealer $(SHARE)/zsh/site-functions/_unsealer \
 		$(SHARE)/fish/vendor_completions.d/unsealer.fish
+	rm -f $(DESTDIR)$(SYSTEMD_UNITS)/unsealer.service $(DESTDIR)$(SYSUSERS)/unsealer.conf \
+		$(DESTDIR)$(TMPFILES)/unsealer.conf
 	rm -rf $(LIBEXEC) $(SHARE)/doc/unsealer
 	@echo "left alone: /etc/unsealer, /var/lib/unsealer and every key file"
 

@@ -33,5 +33,6 @@ pub mod standing;
 pub mod swtpm;
 pub mod terminal;
 pub mod traced;
+pub mod tree;
 pub mod two_slots;
 pub mod wait;

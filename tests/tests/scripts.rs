@@ -16,8 +16,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use unsealer_tests::openbao::VERSION;
-use unsealer_tests::process::{Finished, bin, run, write_program};
-use unsealer_tests::site::source;
+use unsealer_tests::process::{Finished, run, write_program};
+use unsealer_tests::tree::{PROGRAMS, Tree};
 
 const MISSING: &str = "no-such-package-in-debian";
 
@@ -141,14 +141,11 @@ fn setup_debian_fails_when_apt_does() {
     );
 }
 
-/// Every program of the product, as a release has them.
-const PROGRAMS: [&str; 3] = ["kdf-file", "kdf-software", "kdf-tpm"];
-
 #[test]
 fn install_puts_every_program_in_its_place_and_uninstall_takes_it_away() {
     let tree = Tree::new();
-    let place = tree.folder.path().join("place");
-    tree.make("install", &place);
+    let place = tree.folder().join("place");
+    tree.make("install", "/usr", &place);
     let prefix = place.join("usr");
     let libexec = prefix.join("libexec/unsealer");
     assert_eq!(names(&libexec), PROGRAMS.map(str::to_owned).into());
@@ -169,58 +166,25 @@ fn install_puts_every_program_in_its_place_and_uninstall_takes_it_away() {
     assert!(prefix.join("share/doc/unsealer/docs/getting-started.md").exists());
     let completions = fs::read_to_string(prefix.join("share/bash-completion/completions/unsealer")).unwrap();
     assert!(completions.contains("unsealer"), "{completions}");
+    let unit = fs::read_to_string(prefix.join("lib/systemd/system/unsealer.service")).unwrap();
+    assert!(unit.contains("\nExecStart=/usr/bin/unsealer run\n"), "{unit}");
+    assert!(!unit.contains("/usr/local"), "{unit}");
+    for file in [
+        "lib/sysusers.d/unsealer.conf",
+        "lib/tmpfiles.d/unsealer.conf",
+        "share/doc/unsealer/packaging/compose/config/config.toml",
+        "share/doc/unsealer/packaging/kubernetes/openbao.yaml",
+    ] {
+        let mode = fs::metadata(prefix.join(file)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o644, "{file}");
+    }
 
     // What is not ours stays, and what an operator has made.
     let key = place.join("var/lib/unsealer/keyring.json");
     fs::create_dir_all(key.parent().unwrap()).unwrap();
     fs::write(&key, "a keyring").unwrap();
-    tree.make("uninstall", &place);
+    tree.make("uninstall", "/usr", &place);
     assert_eq!(files(&place), [key]);
-}
-
-/// The parts of the source tree that `make install` needs, with the programs as they were built for the tests.
-struct Tree {
-    folder: tempfile::TempDir,
-}
-
-impl Tree {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        // The copies are run: it is another process that writes them, as no test may hold them open then.
-        let copy = |from: &Path, to: &str| {
-            let mut copy = Command::new("/usr/bin/cp");
-            let finished = start(copy.arg("-r").arg(from).arg(folder.path().join(to)));
-            assert_eq!(finished.code(), 0, "{finished:?}");
-        };
-        for name in [
-            "Makefile",
-            "Cargo.toml",
-            "scripts",
-            "docs",
-            "README.md",
-            "CHANGELOG.md",
-            "SECURITY.md",
-            "LICENSE",
-        ] {
-            copy(&source(name), name);
-        }
-        fs::create_dir_all(folder.path().join("target/release")).unwrap();
-        for name in PROGRAMS.into_iter().chain(["unsealer"]) {
-            copy(&bin(name), &format!("target/release/{name}"));
-        }
-        Self { folder }
-    }
-
-    fn make(&self, target: &str, place: &Path) {
-        let mut make = Command::new("/usr/bin/make");
-        make.arg(target)
-            .args(["CARGO=true", "PREFIX=/usr"])
-            .arg(format!("DESTDIR={}", place.display()))
-            .current_dir(self.folder.path())
-            .env_remove("MAKEFLAGS");
-        let finished = start(&mut make);
-        assert_eq!(finished.code(), 0, "{finished:?}");
-    }
 }
 
 fn names(folder: &Path) -> BTreeSet<String> {

@@ -19,6 +19,7 @@ mod reader;
 mod reader_recovery;
 mod reader_shares;
 mod reader_tpm;
+mod running;
 mod shares;
 mod slots_and_recovery;
 mod topologies;

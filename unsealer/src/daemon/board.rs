@@ -30,6 +30,8 @@ pub struct Known {
     pub openings: Histogram,
     /// How many openings failed.
     pub failed_openings: u64,
+    /// Whether the configuration was refused when it was read again the last time.
+    pub config_refused: bool,
 }
 
 /// A node.
@@ -206,6 +208,11 @@ impl Board {
         } else {
             known.failed_openings += 1;
         }
+    }
+
+    /// The configuration was read again, and taken or not.
+    pub fn config_read(&self, taken: bool) {
+        self.held().config_refused = !taken;
     }
 
     fn held(&self) -> MutexGuard<'_, Known> {

@@ -19,6 +19,14 @@ pub fn text(known: &Known) -> String {
     );
 
     out.family(
+        "unsealer_config_last_reload_successful",
+        "gauge",
+        "0 while the configuration file holds something that was refused, and the one before it stays in force.",
+    );
+    let taken = if known.config_refused { "0" } else { "1" };
+    out.line("unsealer_config_last_reload_successful", &[], taken);
+
+    out.family(
         "unsealer_node_state",
         "gauge",
         "1 for the state in which a node is, 0 for the others.",
@@ -107,11 +115,21 @@ pub fn text(known: &Known) -> String {
         }
     }
     out.family(
-        "unsealer_slot_open_duration_seconds",
+        "unsealer_keyring_open_duration_seconds",
         "histogram",
-        "How long it took to open the keyring.",
+        "How long it took to open the keyring, when it opened.",
     );
-    out.histogram("unsealer_slot_open_duration_seconds", &[], &known.openings);
+    out.histogram("unsealer_keyring_open_duration_seconds", &[], &known.openings);
+    out.family(
+        "unsealer_keyring_open_failures_total",
+        "counter",
+        "Openings of the keyring that failed.",
+    );
+    out.line(
+        "unsealer_keyring_open_failures_total",
+        &[],
+        &known.failed_openings.to_string(),
+    );
     out.family(
         "unsealer_keyring_generation",
         "gauge",

@@ -273,41 +273,53 @@ impl Service {
             notify(&[NotifyState::Reloading, now]);
         }
         self.config_fingerprint = fingerprint(&[Some(&self.config_file)]);
-        match Config::load(&self.config_file, false) {
-            Err(error) => {
-                error!(%error, hint = error.hint(), "the new configuration is not taken: the old one stays in force");
-            }
+        match self.new_configuration() {
             Ok(config) => {
-                let listens_elsewhere = config.daemon.listen != self.config.daemon.listen;
-                // What nodes are made with, beside their own table.
-                let all_anew = config.on_deliberate_seal != self.config.on_deliberate_seal
-                    || config.unseals_per_hour != self.config.unseals_per_hour;
-                if self.nodes_of_config {
-                    match nodes_of(&config) {
-                        Ok(nodes) => self.nodes = nodes,
-                        Err(error) => {
-                            error!(%error, "the new configuration is not taken: the old one stays in force");
-                            notify(&[NotifyState::Ready]);
-                            return;
-                        }
-                    }
-                }
-                self.config = Arc::new(config);
-                self.opener.reconfigured(Arc::clone(&self.config));
-                if all_anew {
-                    for (name, running) in std::mem::take(&mut self.running) {
-                        running.task.abort();
-                        self.board.remove(&name);
-                    }
-                }
-                self.bring_nodes_in_line();
-                if listens_elsewhere && let Err(error) = self.listen().await {
-                    error!(%error, "metrics and health checks are not served");
-                }
+                self.take(config).await;
+                self.board.config_read(true);
                 info!(nodes = self.running.len(), "the configuration was read again");
+            }
+            Err(error) => {
+                self.board.config_read(false);
+                error!(%error, hint = error.hint(), "the new configuration is not taken: the old one stays in force");
             }
         }
         notify(&[NotifyState::Ready]);
+    }
+
+    /// What the file says now. One that is gone, or that names no node any more, is a mistake too: nodes were in it.
+    fn new_configuration(&self) -> Result<Config, Error> {
+        let config = Config::load(&self.config_file, self.nodes_of_config)?;
+        if self.nodes_of_config && nodes_of(&config)?.is_empty() {
+            return Err(Error::Config {
+                place: self.config_file.display().to_string(),
+                what: "has no [[node]] any more".to_owned(),
+                hint: Some("to watch no node, stop the service".to_owned()),
+            });
+        }
+        Ok(config)
+    }
+
+    async fn take(&mut self, config: Config) {
+        let listens_elsewhere = config.daemon.listen != self.config.daemon.listen;
+        // What nodes are made with, beside their own table.
+        let all_anew = config.on_deliberate_seal != self.config.on_deliberate_seal
+            || config.unseals_per_hour != self.config.unseals_per_hour;
+        if self.nodes_of_config {
+            self.nodes.clone_from(&config.node);
+        }
+        self.config = Arc::new(config);
+        self.opener.reconfigured(Arc::clone(&self.config));
+        if all_anew {
+            for (name, running) in std::mem::take(&mut self.running) {
+                running.task.abort();
+                self.board.remove(&name);
+            }
+        }
+        self.bring_nodes_in_line();
+        if listens_elsewhere && let Err(error) = self.listen().await {
+            error!(%error, "metrics and health checks are not served");
+        }
     }
 
     /// A node's task says that somebody sealed it, or that it was unsealed too often. It stays sealed over restarts.
