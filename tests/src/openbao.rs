@@ -171,6 +171,13 @@ impl OpenBao {
         self.server.kill();
     }
 
+    /// Ends the server as its service manager would. [`OpenBao::restart`] brings it back.
+    pub fn terminate(&mut self) {
+        self.server.signal(Signal::TERM);
+        let ended = self.server.wait(Duration::from_secs(30));
+        assert!(ended.is_some(), "OpenBao does not end:\n{}", self.log());
+    }
+
     /// Starts the server again with the same port, configuration and storage, and waits until it listens; kills it
     /// first if it runs.
     pub fn restart(&mut self) {
@@ -180,9 +187,7 @@ impl OpenBao {
 
     /// Ends the server and packs its storage on disk into an archive, for [`Options::frozen`].
     pub fn freeze(mut self, archive: &Path) {
-        self.server.signal(Signal::TERM);
-        let ended = self.server.wait(Duration::from_secs(30));
-        assert!(ended.is_some(), "OpenBao does not end:\n{}", self.log());
+        self.terminate();
         let mut command = Command::new("/usr/bin/tar");
         command.args([
             "--create",

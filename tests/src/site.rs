@@ -116,6 +116,15 @@ impl Site {
         self.write_config();
     }
 
+    /// The same machine with another server, or several: `(name, address)`.
+    pub fn set_nodes<'a>(&mut self, nodes: impl IntoIterator<Item = (&'a str, String)>) {
+        let mut tables = String::new();
+        for (name, address) in nodes {
+            let _ = writeln!(tables, "[[node]]\nname = \"{name}\"\naddress = \"{address}\"");
+        }
+        self.rewrite_config(|whole| without(whole, "[[node]]") + &tables);
+    }
+
     /// Leaves one slot in the configuration, so that no other can help; gives the whole of it back.
     pub fn leave_slot(&mut self, name: &str) -> String {
         let whole = self.config.clone();
@@ -218,6 +227,22 @@ impl Site {
         let name = source.file_name().unwrap().to_str().unwrap();
         self.program(name, &fs::read_to_string(source).unwrap())
     }
+}
+
+/// The configuration without the tables of this name.
+fn without(config: &str, table: &str) -> String {
+    let mut kept = String::new();
+    let mut keep = true;
+    for line in config.lines() {
+        if line.starts_with('[') {
+            keep = line != table;
+        }
+        if keep {
+            kept.push_str(line);
+            kept.push('\n');
+        }
+    }
+    kept
 }
 
 /// The configuration without the other slots.

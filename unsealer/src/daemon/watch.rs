@@ -245,7 +245,7 @@ impl Watch {
                 Look::State(state) => state.to_string(),
             };
             match (&self.setback, look) {
-                (Some(setback), Look::State(NodeState::Sealed(_))) => format!("{said}: {setback}"),
+                (Some(setback), Look::State(NodeState::Sealed(_))) => self.with_setback(&said, setback),
                 _ => said,
             }
         });
@@ -345,9 +345,18 @@ impl Watch {
     }
 
     fn tell_setback(&mut self, message: String) {
-        self.board
-            .phase(&self.name, self.machine.phase(), || format!("sealed: {message}"));
+        self.board.phase(&self.name, self.machine.phase(), || {
+            self.with_setback("sealed", &message)
+        });
         self.setback = Some(message);
+    }
+
+    fn with_setback(&self, said: &str, setback: &str) -> String {
+        if self.machine.phase() == Phase::GivingUp {
+            format!("{said}, and given up until `unsealer release`: {setback}")
+        } else {
+            format!("{said}: {setback}")
+        }
     }
 
     fn is_over_the_limit(&mut self) -> bool {
