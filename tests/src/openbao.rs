@@ -34,6 +34,7 @@ pub struct Options {
     storage: Storage,
     tls: Option<Tls>,
     listener_lines: String,
+    node_id: String,
     frozen: Option<PathBuf>,
 }
 
@@ -49,6 +50,7 @@ impl From<Storage> for Options {
             storage,
             tls: None,
             listener_lines: String::new(),
+            node_id: "node".to_owned(),
             frozen: None,
         }
     }
@@ -70,6 +72,13 @@ impl Options {
             certificate: certificate_pem.to_owned(),
             key: key_pem.to_owned(),
         });
+        self
+    }
+
+    /// Has this name in its raft cluster. Where a cluster has one node, one name does for all.
+    #[must_use]
+    pub fn node_id(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.node_id);
         self
     }
 
@@ -290,6 +299,13 @@ impl OpenBao {
         }
     }
 
+    /// Joins the raft cluster of another server, which is active. `ca_pem` is what its TLS certificate hangs on.
+    pub fn join(&self, leader: &Self, ca_pem: &str) {
+        let body = json!({"leader_api_addr": leader.address(), "leader_ca_cert": ca_pem});
+        let joined = self.expect("POST", "sys/storage/raft/join", None, Some(&body), 200);
+        assert_eq!(joined["joined"], json!(true), "{joined}");
+    }
+
     /// Unseals the server with these shares, as many as its threshold, and waits until it is active.
     pub fn unseal(&self, keys: &[String]) {
         for key in keys {
@@ -387,10 +403,10 @@ fn write_configuration(folder: &Path, options: &Options, api: u16, cluster: u16)
                     tar(command.arg("-C").arg(folder));
                 }
             }
-            // The storage knows its node by this name. Each cluster here has one node, so one name does for all.
+            let node = &options.node_id;
             // The multiplier turns an election timeout of 5 s into one of 1 s, and changes nothing else.
             format!(
-                "storage \"raft\" {{\n  path = \"{here}/raft\"\n  node_id = \"node\"\n  \
+                "storage \"raft\" {{\n  path = \"{here}/raft\"\n  node_id = \"{node}\"\n  \
                  performance_multiplier = 1\n}}\n"
             )
         }

@@ -118,9 +118,17 @@ impl Site {
 
     /// The same machine with another server, or several: `(name, address)`.
     pub fn set_nodes<'a>(&mut self, nodes: impl IntoIterator<Item = (&'a str, String)>) {
+        self.set_nodes_with(nodes, "");
+    }
+
+    /// The same, with more lines for each of them.
+    pub fn set_nodes_with<'a>(&mut self, nodes: impl IntoIterator<Item = (&'a str, String)>, lines: &str) {
         let mut tables = String::new();
         for (name, address) in nodes {
-            let _ = writeln!(tables, "[[node]]\nname = \"{name}\"\naddress = \"{address}\"");
+            let _ = writeln!(
+                tables,
+                "[[node]]\nname = \"{name}\"\naddress = \"{address}\"\n{lines}"
+            );
         }
         self.rewrite_config(|whole| without(whole, "[[node]]") + &tables);
     }
