@@ -1,12 +1,16 @@
 //! The daemon, `unsealer run`, on a machine of a test's own: ended when the test is.
 
 use std::fs::{self, File, Permissions};
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::thread;
 use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
 
 use crate::ports::Port;
 use crate::process::{Guard, dying_with_us};
@@ -104,6 +108,68 @@ impl Daemon {
     /// Where `/metrics`, `/livez` and `/readyz` are: `127.0.0.1:PORT`.
     pub fn metrics(&self) -> String {
         format!("127.0.0.1:{}", self.metrics.number())
+    }
+
+    /// What it answers to a `GET` of this path: status and body.
+    pub fn get(&self, path: &str) -> (u16, String) {
+        let mut connection = TcpStream::connect((Ipv4Addr::LOCALHOST, self.metrics.number())).unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        connection.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, body.to_owned())
+    }
+
+    /// The value of a metric that counts, named with its labels as Prometheus writes them.
+    pub fn metric(&self, name: &str) -> u64 {
+        let (status, text) = self.get("/metrics");
+        assert_eq!(status, 200);
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no metric {name} in\n{text}"))
+            .parse()
+            .unwrap()
+    }
+
+    /// How often a node was unsealed.
+    pub fn unseals(&self, node: &str) -> u64 {
+        self.metric(&format!(
+            "unsealer_unseals_total{{node=\"{node}\",result=\"success\"}}"
+        ))
+    }
+
+    /// Whether a node is in this state.
+    pub fn is(&self, node: &str, state: &str) -> bool {
+        let name = format!("unsealer_node_state{{node=\"{node}\",state=\"{state}\"}}");
+        self.metric(&name) == 1
+    }
+
+    /// Waits until a node is in this state.
+    pub fn wait_for(&self, node: &str, state: &str) {
+        let deadline = Instant::now() + LIMIT;
+        while !self.is(node, state) {
+            assert!(
+                Instant::now() < deadline,
+                "{node} does not become {state}\n{}\n{}",
+                self.get("/metrics").1,
+                self.log()
+            );
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Ends it in order.
+    pub fn stop(mut self) {
+        self.process.signal(Signal::TERM);
+        let ended = self.process.wait(LIMIT);
+        assert!(
+            ended.is_some_and(|status| status.success()),
+            "{ended:?}\n{}",
+            self.log()
+        );
     }
 
     /// Its process, to be signalled.

@@ -2,12 +2,13 @@
 //! counts who came.
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use rustix::net::sockopt;
 use serde_json::{Value, json};
 
 /// One request that came.
@@ -25,6 +26,18 @@ pub struct Answer {
     status: u16,
     headers: String,
     body: String,
+    end: End,
+}
+
+/// What becomes of the connection after an answer.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    /// It is kept.
+    None,
+    /// The answer is cut off after so many bytes, and the connection closed in order.
+    Cut(usize),
+    /// It is reset without an answer, as by a process that was killed.
+    Reset,
 }
 
 impl Answer {
@@ -34,6 +47,24 @@ impl Answer {
             status,
             headers: String::new(),
             body: body.to_owned(),
+            end: End::None,
+        }
+    }
+
+    /// Only the first bytes of this answer; then the connection is closed.
+    #[must_use]
+    pub fn cut_after(self, bytes: usize) -> Self {
+        Self {
+            end: End::Cut(bytes),
+            ..self
+        }
+    }
+
+    /// No answer: the connection is reset.
+    pub fn reset() -> Self {
+        Self {
+            end: End::Reset,
+            ..Self::text(500, "")
         }
     }
 
@@ -77,6 +108,8 @@ struct Shared {
     script: Box<Script>,
     asked: Mutex<Vec<Asked>>,
     connections: AtomicUsize,
+    /// Those that there are now.
+    open: Mutex<Vec<TcpStream>>,
     over: AtomicBool,
 }
 
@@ -89,6 +122,7 @@ impl FakeVault {
             script: Box::new(script),
             asked: Mutex::new(Vec::new()),
             connections: AtomicUsize::new(0),
+            open: Mutex::default(),
             over: AtomicBool::new(false),
         });
         let serving = Arc::clone(&shared);
@@ -98,6 +132,10 @@ impl FakeVault {
                     return;
                 }
                 serving.connections.fetch_add(1, Ordering::SeqCst);
+                let mut open = serving.open.lock().expect("nobody panicked");
+                open.retain(|open| open.peer_addr().is_ok());
+                open.push(connection.try_clone().expect("a second handle"));
+                drop(open);
                 let serving = Arc::clone(&serving);
                 thread::spawn(move || serving.serve(&connection));
             }
@@ -125,6 +163,18 @@ impl FakeVault {
         self.shared.connections.load(Ordering::SeqCst)
     }
 
+    /// Ends every connection that there is now, as the end of a server's process does.
+    pub fn hang_up(&self) {
+        for connection in self.shared.open.lock().expect("nobody panicked").drain(..) {
+            let _ = connection.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// How many requests came, of whatever kind.
+    pub fn requests(&self) -> usize {
+        self.shared.asked.lock().expect("nobody panicked").len()
+    }
+
     /// The requests that came with this method and path, such as `PUT /v1/sys/unseal`.
     pub fn asked(&self, what: &str) -> Vec<Asked> {
         let all = self.shared.asked.lock().expect("nobody panicked");
@@ -137,6 +187,7 @@ impl Drop for FakeVault {
         self.shared.over.store(true, Ordering::SeqCst);
         // Wakes the thread that waits for a connection.
         let _ = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port));
+        self.hang_up();
     }
 }
 
@@ -151,13 +202,31 @@ impl Shared {
                 status,
                 headers,
                 body,
+                end,
             } = answer;
             let text = format!(
                 "HTTP/1.1 {status} Scripted\r\n{headers}Content-Length: {}\r\n\r\n{body}",
                 body.len()
             );
+            let length = match end {
+                End::None => text.len(),
+                End::Cut(bytes) => bytes.min(text.len()),
+                End::Reset => {
+                    // A connection that is closed without lingering is reset (socket(7), SO_LINGER). Our second handle on
+                    // it would keep it.
+                    let _ = sockopt::set_socket_linger(connection, Some(Duration::ZERO));
+                    let port = connection.peer_addr().ok();
+                    let mut open = self.open.lock().expect("nobody panicked");
+                    open.retain(|open| open.peer_addr().ok() != port);
+                    return;
+                }
+            };
             let mut writer = connection;
-            if writer.write_all(text.as_bytes()).is_err() {
+            if writer.write_all(&text.as_bytes()[..length]).is_err() {
+                return;
+            }
+            if matches!(end, End::Cut(_)) {
+                let _ = connection.shutdown(Shutdown::Both);
                 return;
             }
         }

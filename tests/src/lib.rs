@@ -27,6 +27,7 @@ pub mod points;
 pub mod ports;
 pub mod process;
 mod procfs;
+pub mod scripted;
 pub mod site;
 pub mod snapshot;
 pub mod standing;

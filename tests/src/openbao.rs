@@ -34,6 +34,7 @@ pub struct Options {
     storage: Storage,
     tls: Option<Tls>,
     listener_lines: String,
+    node_id: String,
     frozen: Option<PathBuf>,
     joins: Option<String>,
 }
@@ -50,6 +51,7 @@ impl From<Storage> for Options {
             storage,
             tls: None,
             listener_lines: String::new(),
+            node_id: "node".to_owned(),
             frozen: None,
             joins: None,
         }
@@ -80,6 +82,13 @@ impl Options {
             certificate: certificate_pem.to_owned(),
             key: key_pem.to_owned(),
         });
+        self
+    }
+
+    /// Has this name in its raft cluster. Where a cluster has one node, one name does for all.
+    #[must_use]
+    pub fn node_id(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.node_id);
         self
     }
 
@@ -181,6 +190,13 @@ impl OpenBao {
         self.server.kill();
     }
 
+    /// Ends the server as its service manager would. [`OpenBao::restart`] brings it back.
+    pub fn terminate(&mut self) {
+        self.server.signal(Signal::TERM);
+        let ended = self.server.wait(Duration::from_secs(30));
+        assert!(ended.is_some(), "OpenBao does not end:\n{}", self.log());
+    }
+
     /// Starts the server again with the same port, configuration and storage, and waits until it listens; kills it
     /// first if it runs.
     pub fn restart(&mut self) {
@@ -190,9 +206,7 @@ impl OpenBao {
 
     /// Ends the server and packs its storage on disk into an archive, for [`Options::frozen`].
     pub fn freeze(mut self, archive: &Path) {
-        self.server.signal(Signal::TERM);
-        let ended = self.server.wait(Duration::from_secs(30));
-        assert!(ended.is_some(), "OpenBao does not end:\n{}", self.log());
+        self.terminate();
         let mut command = Command::new("/usr/bin/tar");
         command.args([
             "--create",
@@ -295,6 +309,13 @@ impl OpenBao {
         }
     }
 
+    /// Joins the raft cluster of another server, which is active. `ca_pem` is what its TLS certificate hangs on.
+    pub fn join(&self, leader: &Self, ca_pem: &str) {
+        let body = json!({"leader_api_addr": leader.address(), "leader_ca_cert": ca_pem});
+        let joined = self.expect("POST", "sys/storage/raft/join", None, Some(&body), 200);
+        assert_eq!(joined["joined"], json!(true), "{joined}");
+    }
+
     /// Unseals the server with these shares, as many as its threshold, and waits until it is active.
     pub fn unseal(&self, keys: &[String]) {
         for key in keys {
@@ -394,7 +415,7 @@ fn write_configuration(folder: &Path, options: &Options, api: u16, cluster: u16)
             }
             // The storage knows its node by this name; what is frozen has one that does not change.
             let (name, join) = match &options.joins {
-                None => ("node".to_owned(), String::new()),
+                None => (options.node_id.clone(), String::new()),
                 Some(first) => (
                     format!("node-{api}"),
                     format!("  retry_join {{\n    leader_api_addr = \"{first}\"\n  }}\n"),

@@ -141,6 +141,23 @@ impl Site {
         self.write_config();
     }
 
+    /// The same machine with another server, or several: `(name, address)`.
+    pub fn set_nodes<'a>(&mut self, nodes: impl IntoIterator<Item = (&'a str, String)>) {
+        self.set_nodes_with(nodes, "");
+    }
+
+    /// The same, with more lines for each of them.
+    pub fn set_nodes_with<'a>(&mut self, nodes: impl IntoIterator<Item = (&'a str, String)>, lines: &str) {
+        let mut tables = String::new();
+        for (name, address) in nodes {
+            let _ = writeln!(
+                tables,
+                "[[node]]\nname = \"{name}\"\naddress = \"{address}\"\n{lines}"
+            );
+        }
+        self.rewrite_config(|whole| without(whole, "[[node]]") + &tables);
+    }
+
     /// Leaves one slot in the configuration, so that no other can help; gives the whole of it back.
     pub fn leave_slot(&mut self, name: &str) -> String {
         self.leave_slots(&[name])
@@ -254,6 +271,22 @@ fn private_folder() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(folder.path(), Permissions::from_mode(0o700)).unwrap();
     folder
+}
+
+/// The configuration without the tables of this name.
+fn without(config: &str, table: &str) -> String {
+    let mut kept = String::new();
+    let mut keep = true;
+    for line in config.lines() {
+        if line.starts_with('[') {
+            keep = line != table;
+        }
+        if keep {
+            kept.push_str(line);
+            kept.push('\n');
+        }
+    }
+    kept
 }
 
 /// The configuration without the other slots.

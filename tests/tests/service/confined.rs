@@ -157,7 +157,7 @@ shift 2
 exec "$@"
 "#;
 
-/// Becomes a program under a list of system calls, with MemoryDenyWriteExecute= and RestrictAddressFamilies= of the unit, as
+/// Becomes a program under a list of system calls, with `MemoryDenyWriteExecute=` and `RestrictAddressFamilies=` of the unit, as
 /// systemd.exec(5) describes them.
 const FILTERED: &str = r"
 import errno, json, os, socket, sys

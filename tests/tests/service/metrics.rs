@@ -42,7 +42,7 @@ fn a_prometheus_parser_reads_all_of_it_and_the_names_are_as_is_the_custom() {
             odd.address()
         )
     });
-    site.rewrite_config(|config| config.to_owned());
+    site.rewrite_config(str::to_owned);
     // Of several nodes `init` takes none by itself.
     let address = server.address();
     site.expect(&["init", "--no-recovery", "--address", &address], 0);

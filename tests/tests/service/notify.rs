@@ -1,4 +1,4 @@
-//! What the daemon tells systemd (sd_notify(3), systemd.service(5) on `Type=notify`, `WatchdogSec=`).
+//! What the daemon tells systemd (`sd_notify(3)`, systemd.service(5) on `Type=notify`, `WatchdogSec=`).
 
 use std::time::{Duration, Instant};
 

@@ -165,7 +165,11 @@ impl Board {
 
     /// Whether any node may need shares soon.
     pub fn anybody_may_need_shares(&self) -> bool {
-        self.held().nodes.values().any(|row| row.phase.may_need_shares())
+        let known = self.held();
+        known
+            .nodes
+            .values()
+            .any(|row| row.held.is_none() && row.phase.may_need_shares())
     }
 
     /// What became of a slot.

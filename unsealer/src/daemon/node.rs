@@ -2,7 +2,8 @@
 //!
 //! It is told what one look at the node showed, and whether that came over the connection on which it was seen open before.
 //! That decides the one thing that no answer says: a server that was open and is sealed *on the same connection* was not
-//! restarted, so somebody sealed it on purpose, and it stays so. A restarted server is met on a new connection.
+//! restarted, so somebody sealed it on purpose, and it stays so. A restarted server is met on a new connection. One that is
+//! being ended in order may seal itself before it lets go of the connection; so it is looked at once more, after a moment.
 
 use std::time::Duration;
 
@@ -79,7 +80,7 @@ impl Phase {
     pub const fn may_need_shares(self) -> bool {
         matches!(
             self,
-            Self::Unreachable | Self::Sealed | Self::Unsealing | Self::Joining
+            Self::Unknown | Self::Unreachable | Self::Sealed | Self::Unsealing | Self::Joining
         )
     }
 }
@@ -98,10 +99,24 @@ pub enum Look {
 pub enum Act {
     /// Look again in a while.
     Wait,
+    /// Look once more over this connection after a moment: somebody sealed it, unless it is about to end.
+    Confirm,
     /// Give it the shares.
     Unseal,
     /// Note that it stays sealed, and tell a person.
     Hold,
+}
+
+/// What was seen over the connection that there is now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Seen {
+    /// Nothing that says whether it is another process than before.
+    #[default]
+    Nothing,
+    /// It was open.
+    Open,
+    /// It was open and then sealed, once.
+    Suspect,
 }
 
 /// The machine.
@@ -109,10 +124,14 @@ pub enum Act {
 pub struct Machine {
     phase: Phase,
     held: bool,
-    /// Whether it was seen open over the connection that there is now.
-    open_on_this_connection: bool,
+    this_connection: Seen,
     policy: OnDeliberateSeal,
-    failures: u32,
+    /// Whether it took the shares, and has time to join its cluster.
+    joining: bool,
+    /// Attempts in a row whose shares were refused.
+    refusals: u32,
+    /// Attempts in a row that failed, for whatever reason.
+    setbacks: u32,
 }
 
 /// Attempts that a server refused, after which a person has to look.
@@ -135,14 +154,33 @@ impl Machine {
 
     /// The connection is another one: what was seen before belongs to a process that may be gone.
     pub fn reconnected(&mut self) {
-        self.open_on_this_connection = false;
+        self.this_connection = Seen::Nothing;
     }
 
-    /// Somebody holds or releases the node.
+    /// Whether it would be given shares, were it sealed.
+    pub fn may_unseal(&self) -> bool {
+        !self.held && self.refusals < MAX_REFUSALS
+    }
+
+    /// How many attempts in a row have failed.
+    pub fn setbacks(&self) -> u32 {
+        self.setbacks
+    }
+
+    /// Whether it was seen sealed in a way that has to be confirmed.
+    pub fn suspects(&self) -> bool {
+        self.this_connection == Seen::Suspect
+    }
+
+    /// Somebody holds or releases the node. One that is released is tried as if nothing had been.
     pub fn hold(&mut self, held: bool) {
         self.held = held;
         if !held {
-            self.failures = 0;
+            self.refusals = 0;
+            self.setbacks = 0;
+            self.joining = false;
+            // What was seen before somebody said that it may be opened says no more.
+            self.reconnected();
             if self.phase == Phase::Held || self.phase == Phase::GivingUp {
                 self.phase = Phase::Sealed;
             }
@@ -154,6 +192,8 @@ impl Machine {
         let (phase, act) = match look {
             Look::Open(HealthState::Active) => (Phase::UnsealedActive, Act::Wait),
             Look::Open(_) | Look::State(NodeState::Unsealed(_)) => (Phase::UnsealedStandby, Act::Wait),
+            // Its cluster has cast it out: shares do not bring it back.
+            Look::State(NodeState::Sealed(status)) if status.removed => (Phase::GivingUp, Act::Wait),
             Look::State(NodeState::Sealed(_)) => self.sealed(),
             Look::State(NodeState::NotInitialised(_)) => (Phase::Uninitialised, Act::Wait),
             Look::State(NodeState::WrongSealType(_) | NodeState::Migrating(_)) => {
@@ -163,52 +203,71 @@ impl Machine {
             Look::State(NodeState::Unknown(_)) => (Phase::Unknown, Act::Wait),
         };
         if phase.is_open() {
-            self.open_on_this_connection = true;
-            self.failures = 0;
+            self.this_connection = Seen::Open;
+            self.joining = false;
+            self.refusals = 0;
+            self.setbacks = 0;
+        } else if phase == Phase::Unreachable {
+            // Whoever comes back may be another process, which knows of no shares.
+            self.joining = false;
         }
         self.phase = phase;
         act
     }
 
     fn sealed(&mut self) -> (Phase, Act) {
-        let deliberate = std::mem::take(&mut self.open_on_this_connection);
+        let before = std::mem::take(&mut self.this_connection);
         if self.held {
             return (Phase::Held, Act::Wait);
         }
-        if deliberate && self.policy == OnDeliberateSeal::Hold {
-            self.held = true;
-            return (Phase::Held, Act::Hold);
+        if self.policy == OnDeliberateSeal::Hold {
+            match before {
+                Seen::Nothing => {}
+                Seen::Open => {
+                    self.this_connection = Seen::Suspect;
+                    return (Phase::Sealed, Act::Confirm);
+                }
+                Seen::Suspect => {
+                    self.held = true;
+                    return (Phase::Held, Act::Hold);
+                }
+            }
         }
-        if self.failures >= MAX_REFUSALS {
+        if self.joining {
+            return (Phase::Joining, Act::Wait);
+        }
+        if self.refusals >= MAX_REFUSALS {
             return (Phase::GivingUp, Act::Wait);
         }
         (Phase::Sealed, Act::Unseal)
     }
 
-    /// Shares are being submitted.
-    pub fn unsealing(&mut self) {
-        self.phase = Phase::Unsealing;
+    /// It took the shares and is not open yet.
+    pub fn joins(&mut self) {
+        self.joining = true;
+        self.phase = Phase::Joining;
+    }
+
+    /// It had time enough to join its cluster, and did not. Its leader may be away for longer than that: it is given the
+    /// shares again, for as long as that takes.
+    pub fn did_not_join(&mut self) {
+        self.joining = false;
+        self.setbacks = self.setbacks.saturating_add(1);
     }
 
     /// How a submission ended, if not well. What cannot get better by trying again counts.
     pub fn refused(&mut self, error: &Error) {
-        let (phase, counts) = match error {
-            Error::WrongShares { .. } | Error::NotAShare { .. } => (Phase::Sealed, true),
-            Error::OtherThreshold { .. } | Error::TooFewShares { .. } => (Phase::GivingUp, true),
-            Error::StillSealed { .. } => (Phase::Joining, true),
-            _ => (Phase::Sealed, false),
+        self.setbacks = self.setbacks.saturating_add(1);
+        match error {
+            Error::WrongShares { .. } | Error::NotAShare { .. } => self.refusals += 1,
+            Error::OtherThreshold { .. } | Error::TooFewShares { .. } => self.refusals = MAX_REFUSALS,
+            _ => {}
+        }
+        self.phase = if self.refusals >= MAX_REFUSALS {
+            Phase::GivingUp
+        } else {
+            Phase::Sealed
         };
-        self.phase = phase;
-        if counts {
-            self.failures = if phase == Phase::GivingUp {
-                MAX_REFUSALS
-            } else {
-                self.failures + 1
-            };
-        }
-        if self.failures >= MAX_REFUSALS {
-            self.phase = Phase::GivingUp;
-        }
     }
 }
 
@@ -217,7 +276,7 @@ impl Machine {
 pub struct Pace {
     /// While it is open.
     pub healthy: Duration,
-    /// While it is refused or sealed, in the first minute.
+    /// While it is refused or sealed, in the first minute. Attempts that fail are further apart, up to [`APART`].
     pub urgent: Duration,
     /// After that.
     pub patient: Duration,
@@ -233,10 +292,17 @@ impl Default for Pace {
     }
 }
 
+/// The longest pause between two attempts on a server that may take the shares the next time.
+const APART: Duration = Duration::from_secs(1);
+
 impl Pace {
-    /// The pause after a look, for a node that has been like this for so long.
-    pub fn pause(&self, phase: Phase, since: Duration) -> Duration {
+    /// The pause after a look, for a node that has been like this for so long, and was tried in vain so often.
+    pub fn pause(&self, phase: Phase, since: Duration, setbacks: u32) -> Duration {
         match phase {
+            Phase::Sealed if setbacks > 0 => {
+                let longer = self.urgent.saturating_mul(2_u32.saturating_pow(setbacks));
+                longer.clamp(self.urgent, APART.max(self.urgent))
+            }
             // Its cluster is choosing who serves.
             Phase::UnsealedStandby if since < Duration::from_secs(3) => self.urgent * 4,
             Phase::UnsealedActive | Phase::UnsealedStandby | Phase::Held | Phase::WrongSealType => {
@@ -284,7 +350,9 @@ mod tests {
         machine.reconnected();
         assert_eq!(machine.saw(&sealed()), Act::Unseal, "another process");
         assert_eq!(machine.saw(&open()), Act::Wait);
-        assert_eq!(machine.saw(&sealed()), Act::Hold, "the same connection");
+        assert_eq!(machine.saw(&sealed()), Act::Confirm, "the same connection");
+        assert_eq!(machine.phase(), Phase::Sealed);
+        assert_eq!(machine.saw(&sealed()), Act::Hold, "and it goes on");
         assert_eq!(
             (machine.phase(), machine.saw(&sealed())),
             (Phase::Held, Act::Wait)
@@ -293,6 +361,61 @@ mod tests {
         assert_eq!(machine.saw(&sealed()), Act::Wait, "held over its restart");
         machine.hold(false);
         assert_eq!(machine.saw(&sealed()), Act::Unseal);
+    }
+
+    /// A server that ends in order seals itself, and may answer while it does.
+    #[test]
+    fn a_server_that_ends_is_not_held() {
+        let mut machine = Machine::new(OnDeliberateSeal::Hold, false);
+        machine.saw(&open());
+        assert_eq!(machine.saw(&sealed()), Act::Confirm);
+        machine.reconnected();
+        machine.saw(&Look::State(NodeState::Unreachable(refused())));
+        assert_eq!(machine.saw(&sealed()), Act::Unseal);
+        // Nor one that was open again when it was looked at once more.
+        machine.saw(&open());
+        assert_eq!(machine.saw(&sealed()), Act::Confirm);
+        machine.saw(&open());
+        assert_eq!(machine.saw(&sealed()), Act::Confirm);
+    }
+
+    #[test]
+    fn a_joining_node_is_waited_for_unless_it_was_restarted() {
+        let mut machine = Machine::new(OnDeliberateSeal::Hold, false);
+        assert_eq!(machine.saw(&sealed()), Act::Unseal);
+        machine.joins();
+        assert_eq!(
+            (machine.saw(&sealed()), machine.phase()),
+            (Act::Wait, Phase::Joining)
+        );
+        for _ in 0..2 * MAX_REFUSALS {
+            machine.did_not_join();
+            assert_eq!(machine.saw(&sealed()), Act::Unseal, "its leader may be away");
+            machine.joins();
+        }
+        machine.saw(&Look::State(NodeState::Unreachable(refused())));
+        assert_eq!(machine.saw(&sealed()), Act::Unseal, "another process");
+    }
+
+    #[test]
+    fn a_node_that_was_cast_out_gets_no_shares() {
+        let mut machine = Machine::new(OnDeliberateSeal::Hold, false);
+        let removed = SealStatus {
+            removed: true,
+            ..status(true)
+        };
+        let act = machine.saw(&Look::State(NodeState::of(removed)));
+        assert_eq!((act, machine.phase()), (Act::Wait, Phase::GivingUp));
+    }
+
+    #[test]
+    fn attempts_that_fail_are_further_and_further_apart() {
+        let pace = Pace::default();
+        let pauses: Vec<_> = (0..9)
+            .map(|setbacks| pace.pause(Phase::Sealed, Duration::ZERO, setbacks).as_millis())
+            .collect();
+        assert_eq!(pauses, [25, 50, 100, 200, 400, 800, 1000, 1000, 1000]);
+        assert_eq!(pace.pause(Phase::Sealed, Duration::ZERO, u32::MAX), APART);
     }
 
     #[test]
@@ -320,7 +443,6 @@ mod tests {
         let mut machine = Machine::new(OnDeliberateSeal::Hold, false);
         for _ in 0..MAX_REFUSALS {
             assert_eq!(machine.saw(&sealed()), Act::Unseal);
-            machine.unsealing();
             machine.refused(&refused());
         }
         assert_eq!(

@@ -41,14 +41,8 @@ pub struct Quorum {
     pub threshold: u8,
 }
 
-/// Why there are no shares.
-#[derive(Clone, Debug)]
-pub struct NotOpen {
-    /// For a person.
-    pub message: String,
-    /// When it is tried again.
-    pub retry_in: Duration,
-}
+/// Why there are no shares, for a person.
+pub type NotOpen = String;
 
 enum Ask {
     /// A node is down: its shares will be needed soon.
@@ -95,12 +89,9 @@ impl Opener {
     pub async fn shares(&self) -> Result<Arc<Quorum>, NotOpen> {
         let (sender, receiver) = oneshot::channel();
         let _ = self.asks.send(Ask::Now(sender));
-        receiver.await.unwrap_or_else(|_| {
-            Err(NotOpen {
-                message: "the daemon is ending".to_owned(),
-                retry_in: BACK_OFF.1,
-            })
-        })
+        receiver
+            .await
+            .unwrap_or_else(|_| Err("the daemon is ending".to_owned()))
     }
 
     /// Says that a node needs no shares any more.
@@ -200,10 +191,6 @@ impl Task {
         let now = Instant::now();
         let standing = match standing {
             Standing::Failed { error, until } if until > now => {
-                let error = NotOpen {
-                    retry_in: until - now,
-                    ..error
-                };
                 for waiter in waiters {
                     let _ = waiter.send(Err(error.clone()));
                 }
@@ -292,10 +279,7 @@ impl Task {
                 error!(%error, retry_in_s = pause.as_secs(), "the keyring does not open");
                 self.board.trouble(&message);
                 Standing::Failed {
-                    error: NotOpen {
-                        message,
-                        retry_in: pause,
-                    },
+                    error: message,
                     until: Instant::now() + pause,
                 }
             }

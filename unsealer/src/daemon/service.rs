@@ -83,7 +83,7 @@ struct Service {
     board: Arc<Board>,
     opener: Opener,
     running: BTreeMap<String, Running>,
-    sealed: (mpsc::UnboundedSender<String>, mpsc::UnboundedReceiver<String>),
+    sealed: (super::watch::Sealed, mpsc::UnboundedReceiver<(String, Why)>),
     listener: Option<listen::Server>,
 }
 
@@ -154,7 +154,7 @@ impl Service {
                 _ = signals.end.recv() => break,
                 _ = signals.interrupt.recv() => break,
                 _ = signals.reload.recv() => self.reload().await,
-                Some(node) = self.sealed.1.recv() => self.sealed_on_purpose(&node),
+                Some((node, why)) = self.sealed.1.recv() => self.stays_sealed(&node, why),
                 Some(Order { question, answer }) = ordered.recv() => {
                     let _ = answer.send(self.order(&question));
                 }
@@ -235,7 +235,7 @@ impl Service {
         self.board.node(&node.name, |row| row.held.clone_from(&held));
         let (orders, receiver) = channel::channel(Orders {
             held: held.clone(),
-            end: false,
+            ..Orders::default()
         });
         let watch = Watch::new(Setup {
             name: node.name.clone(),
@@ -322,12 +322,8 @@ impl Service {
         }
     }
 
-    /// A node's task says that somebody sealed it, or that it was unsealed too often. It stays sealed over restarts.
-    fn sealed_on_purpose(&mut self, message: &str) {
-        let (why, node) = match message.strip_prefix("limit:") {
-            Some(node) => (Why::UnsealLimit, node),
-            None => (Why::DeliberateSeal, message),
-        };
+    /// A node's task says that the node stays sealed from now on, over restarts.
+    fn stays_sealed(&mut self, node: &str, why: Why) {
         self.holds.hold(node, why, None);
         self.save_holds();
         self.tell_holds();
@@ -345,13 +341,33 @@ impl Service {
                 self.holds.hold(node, Why::Operator, how_long);
                 true
             }
-            "release" => self.holds.release(node),
+            "release" => {
+                // Both have to be done: a node that gives up is not held.
+                let gave_up = self.try_again(node);
+                self.holds.release(node) || gave_up
+            }
             other => return Err(format!("there is no verb {other}")),
         };
         self.holds.write(&self.state).map_err(|error| error.to_string())?;
         info!(audit = question.verb, node, "by an operator");
         self.tell_holds();
         Ok(json!({"changed": changed, "node": node}))
+    }
+
+    /// Tells the tasks of a node, or of all, that a person has looked. Says whether any of them waited for that.
+    fn try_again(&self, node: &str) -> bool {
+        let known = self.board.known();
+        let mut waited = false;
+        for (name, running) in &self.running {
+            if node == ALL || node == name {
+                waited |= known
+                    .nodes
+                    .get(name)
+                    .is_some_and(|row| row.phase == Phase::GivingUp);
+                running.orders.send_modify(|orders| orders.released += 1);
+            }
+        }
+        waited
     }
 
     fn tick_holds(&mut self, save: bool) {

@@ -4,30 +4,35 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch as channel;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{error, info, warn};
 
 use super::board::Board;
 use super::node::{Act, Look, Machine, Pace, Phase};
 use super::opener::Opener;
+use crate::state::holds::Why;
 use crate::vault::{self, Client, Connection, Error, HealthState, NodeState, Submitted};
 
 /// The time for one look: a node that takes longer is as good as gone.
 const LOOK: Duration = Duration::from_secs(5);
 /// How long a node that took the shares may take to join its cluster.
 const JOIN: Duration = Duration::from_mins(1);
+/// How long a server that ends in order may still answer, sealed, before its connection ends.
+const CONFIRM: Duration = Duration::from_secs(1);
 
 /// What is asked of a node's task.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Orders {
     /// Whether the node is held, and why.
     pub held: Option<String>,
+    /// How often it was released.
+    pub released: u64,
     /// Whether the task is to end.
     pub end: bool,
 }
 
 /// What a node's task tells whoever keeps the holds.
-pub type Sealed = tokio::sync::mpsc::UnboundedSender<String>;
+pub type Sealed = tokio::sync::mpsc::UnboundedSender<(String, Why)>;
 
 /// The task of one node.
 #[derive(Debug)]
@@ -41,15 +46,19 @@ pub struct Watch {
     orders: channel::Receiver<Orders>,
     /// The orders that were obeyed last.
     obeyed: Orders,
-    /// Where a deliberate seal is told.
+    /// Where it is told that the node is held from now on.
     sealed: Sealed,
     connection: Option<Connection>,
+    /// Since when there is that connection.
+    connected: Instant,
     /// Since when the node stands where it does.
     since: Instant,
     /// When it was first seen sealed, while it is.
     sealed_at: Option<Instant>,
     /// Until when it may join its cluster.
     joining: Option<Instant>,
+    /// Why the last attempt failed, while it is not open.
+    setback: Option<String>,
     /// The unseals of the last hour, where they are limited.
     recent: Vec<Instant>,
     limit: Option<u32>,
@@ -74,7 +83,7 @@ pub struct Setup {
     pub opener: Opener,
     /// What is asked of it.
     pub orders: channel::Receiver<Orders>,
-    /// Where a deliberate seal is told.
+    /// Where it is told that the node is held from now on.
     pub sealed: Sealed,
 }
 
@@ -104,9 +113,11 @@ impl Watch {
             orders,
             sealed,
             connection: None,
+            connected: Instant::now(),
             since: Instant::now(),
             sealed_at: None,
             joining: None,
+            setback: None,
             recent: Vec::new(),
             limit,
         }
@@ -119,17 +130,14 @@ impl Watch {
             if orders.end {
                 return;
             }
-            // Only what changed is told: the machine may have held the node by itself meanwhile.
-            if orders.held != self.obeyed.held {
-                self.machine.hold(orders.held.is_some());
-                self.obeyed = orders;
+            self.obey(orders);
+            if self.joining.is_some_and(|until| until <= Instant::now()) {
+                self.did_not_join();
             }
             let look = self.look().await;
-            let before = self.machine.phase();
-            let act = self.machine.saw(&look);
-            self.note(before, &look);
-            match act {
-                Act::Wait => {}
+            match self.saw(&look) {
+                // One that is being confirmed waits for the next look, as any other.
+                Act::Wait | Act::Confirm => {}
                 Act::Hold => self.hold(),
                 Act::Unseal => self.unseal().await,
             }
@@ -137,23 +145,39 @@ impl Watch {
         }
     }
 
+    /// Only what changed is told: the machine may have held the node by itself meanwhile.
+    fn obey(&mut self, orders: Orders) {
+        let released = orders.released != self.obeyed.released;
+        if released || orders.held.is_some() != self.obeyed.held.is_some() {
+            self.machine.hold(orders.held.is_some());
+        }
+        if released {
+            self.recent.clear();
+            self.setback = None;
+            self.joining = None;
+        }
+        self.obeyed = orders;
+    }
+
     /// One look, over the connection that there is, or over a new one.
     async fn look(&mut self) -> Look {
         if let Some(mut connection) = self.connection.take() {
             let look = ask(&mut connection, self.machine.phase().is_open()).await;
-            let is_dead = matches!(
-                &look,
-                Look::State(NodeState::Unreachable(_) | NodeState::Unknown(Error::Broken { .. }))
-            );
-            if !is_dead {
-                self.keep(connection);
-                return look;
+            match &look {
+                // It hangs: to ask once more would only take as long again.
+                Look::State(NodeState::Unreachable(Error::Deadline { .. })) => return look,
+                // The server may have been restarted, and wait already.
+                Look::State(NodeState::Unreachable(_)) => {}
+                _ => {
+                    self.keep(connection);
+                    return look;
+                }
             }
-            // The server may have been restarted, and wait already.
         }
         self.machine.reconnected();
         match self.client.connect(LOOK).await {
             Ok(mut connection) => {
+                self.connected = Instant::now();
                 let look = ask(&mut connection, false).await;
                 self.keep(connection);
                 look
@@ -166,7 +190,10 @@ impl Watch {
         self.connection = Some(connection).filter(Connection::is_reusable);
     }
 
-    fn note(&mut self, before: Phase, look: &Look) {
+    /// What follows from a look, and what is to be told of it.
+    fn saw(&mut self, look: &Look) -> Act {
+        let before = self.machine.phase();
+        let act = self.machine.saw(look);
         let phase = self.machine.phase();
         if phase != before {
             self.since = Instant::now();
@@ -178,10 +205,16 @@ impl Watch {
             );
         }
         if phase.is_open() {
+            if self.joining.is_some() {
+                self.count_unsealed();
+            }
             self.sealed_at = None;
             self.joining = None;
-        } else if phase == Phase::Sealed {
+            self.setback = None;
+        } else if matches!(phase, Phase::Sealed | Phase::Joining) {
             self.sealed_at.get_or_insert_with(Instant::now);
+        } else if phase == Phase::Unreachable {
+            self.joining = None;
         }
         if let Look::State(NodeState::Unreachable(error) | NodeState::Unknown(error)) = look {
             let reason = reason(error);
@@ -189,18 +222,32 @@ impl Watch {
                 .node(&self.name, |row| *row.errors.entry(reason).or_default() += 1);
         }
         self.publish(look);
-        if phase != before && phase == Phase::Unreachable {
+        if phase != before && phase == Phase::Unreachable && self.machine.may_unseal() {
             self.opener.soon();
         } else if phase != before && !phase.may_need_shares() {
             self.opener.served();
         }
+        act
     }
 
     fn publish(&self, look: &Look) {
-        self.board.phase(&self.name, self.machine.phase(), || match look {
-            Look::Open(HealthState::Active) => "unsealed, and the active node".to_owned(),
-            Look::Open(_) => "unsealed, standby".to_owned(),
-            Look::State(state) => state.to_string(),
+        self.board.phase(&self.name, self.machine.phase(), || {
+            let said = match look {
+                Look::Open(HealthState::Active) => return "unsealed, and the active node".to_owned(),
+                Look::Open(_) => return "unsealed, standby".to_owned(),
+                Look::State(NodeState::Sealed(status)) if status.removed => {
+                    return "sealed: its cluster has removed it, and key shares do not bring it back"
+                        .to_owned();
+                }
+                Look::State(NodeState::Sealed(_)) if self.joining.is_some() => {
+                    return "it took the key shares, and joins its cluster".to_owned();
+                }
+                Look::State(state) => state.to_string(),
+            };
+            match (&self.setback, look) {
+                (Some(setback), Look::State(NodeState::Sealed(_))) => self.with_setback(&said, setback),
+                _ => said,
+            }
         });
     }
 
@@ -211,20 +258,10 @@ impl Watch {
             node = self.name,
             "the node was sealed on purpose: it stays sealed until `unsealer release`"
         );
-        let _ = self.sealed.send(self.name.clone());
+        let _ = self.sealed.send((self.name.clone(), Why::DeliberateSeal));
     }
 
     async fn unseal(&mut self) {
-        if self.joining.is_some_and(|until| until > Instant::now()) {
-            return self.wait_for_joining();
-        }
-        if self.joining.take().is_some() {
-            self.failed(&Error::StillSealed {
-                address: self.client.address().clone(),
-                after: JOIN,
-            });
-            return;
-        }
         if self.is_over_the_limit() {
             error!(
                 audit = "unseal-limit",
@@ -232,42 +269,43 @@ impl Watch {
                 "the node was unsealed as often as it may be in an hour: it stays sealed until `unsealer release`"
             );
             self.machine.hold(true);
-            let _ = self.sealed.send(format!("limit:{}", self.name));
+            let _ = self.sealed.send((self.name.clone(), Why::UnsealLimit));
             return;
         }
-        self.machine.unsealing();
-        self.board.phase(&self.name, Phase::Unsealing, || {
-            "getting its key shares".to_owned()
-        });
         let quorum = match self.opener.shares().await {
             Ok(quorum) => quorum,
-            Err(not_open) => {
-                self.board.phase(&self.name, Phase::Sealed, || {
-                    format!("sealed, and the keyring does not open: {}", not_open.message)
-                });
+            Err(message) => {
+                self.tell_setback(format!("the keyring does not open: {message}"));
                 return;
             }
         };
+        self.board.phase(&self.name, Phase::Unsealing, || {
+            "it is being given its key shares".to_owned()
+        });
         let outcome = vault::submit(&self.client, &quorum.shares, quorum.threshold).await;
         drop(quorum);
         match outcome {
-            Ok(Submitted::Unsealed(_)) => self.unsealed().await,
+            Ok(Submitted::Unsealed(_)) => {
+                self.count_unsealed();
+                // What it is now, it says itself.
+                let look = self.look().await;
+                self.saw(&look);
+            }
             Ok(Submitted::Taken) => {
                 self.joining = Some(Instant::now() + JOIN);
-                self.wait_for_joining();
+                self.machine.joins();
+                self.board.phase(&self.name, Phase::Joining, || {
+                    "it took the key shares, and joins its cluster".to_owned()
+                });
             }
             Err(error) => self.failed(&error),
         }
     }
 
-    fn wait_for_joining(&self) {
-        self.board.phase(&self.name, Phase::Joining, || {
-            "it took the key shares, and joins its cluster".to_owned()
-        });
-    }
-
-    async fn unsealed(&mut self) {
-        self.recent.push(Instant::now());
+    fn count_unsealed(&mut self) {
+        if self.limit.is_some() {
+            self.recent.push(Instant::now());
+        }
         let took = self.sealed_at.take().map(|at| at.elapsed()).unwrap_or_default();
         info!(
             audit = "node-unsealed",
@@ -280,25 +318,44 @@ impl Watch {
             row.durations.observe(took);
         });
         self.opener.proved();
-        // What it is now, it says itself.
-        let look = self.look().await;
-        let before = self.machine.phase();
-        let act = self.machine.saw(&look);
-        self.note(before, &look);
-        if act != Act::Wait {
-            self.opener.served();
-        }
     }
 
     fn failed(&mut self, error: &Error) {
         warn!(node = self.name, %error, "the node was not unsealed");
         self.machine.refused(error);
         self.board.node(&self.name, |row| row.failures += 1);
-        self.board
-            .phase(&self.name, self.machine.phase(), || error.to_string());
+        self.tell_setback(error.to_string());
         if self.machine.phase() == Phase::GivingUp {
-            error!(audit = "giving-up", node = self.name, %error, "the node does not take the key shares: a person has to look");
+            error!(audit = "giving-up", node = self.name, %error, "the node does not take the key shares: a person has to look, and then `unsealer release` it");
             self.opener.served();
+        }
+    }
+
+    /// The node took the shares and did not join its cluster in time.
+    fn did_not_join(&mut self) {
+        self.joining = None;
+        self.machine.did_not_join();
+        let error = Error::StillSealed {
+            address: self.client.address().clone(),
+            after: JOIN,
+        };
+        warn!(node = self.name, %error, "the node was not unsealed");
+        self.board.node(&self.name, |row| row.failures += 1);
+        self.setback = Some(error.to_string());
+    }
+
+    fn tell_setback(&mut self, message: String) {
+        self.board.phase(&self.name, self.machine.phase(), || {
+            self.with_setback("sealed", &message)
+        });
+        self.setback = Some(message);
+    }
+
+    fn with_setback(&self, said: &str, setback: &str) -> String {
+        if self.machine.phase() == Phase::GivingUp {
+            format!("{said}, and given up until `unsealer release`: {setback}")
+        } else {
+            format!("{said}: {setback}")
         }
     }
 
@@ -310,14 +367,21 @@ impl Watch {
 
     /// Until the next look is due, the connection dies, or somebody wants something.
     async fn pause(&mut self) {
-        let pause = jittered(self.pace.pause(self.machine.phase(), self.since.elapsed()));
-        let open = self.machine.phase().is_open();
+        let pause = if self.machine.suspects() {
+            CONFIRM
+        } else {
+            let (phase, setbacks) = (self.machine.phase(), self.machine.setbacks());
+            jittered(self.pace.pause(phase, self.since.elapsed(), setbacks))
+        };
+        // A server that closes every connection is not asked more often than one that keeps them.
+        let soonest = self.connected + self.pace.urgent;
         let connection = &mut self.connection;
         let dead = async {
             match connection {
-                Some(connection) if open => connection.closed().await,
-                _ => std::future::pending().await,
+                Some(connection) => connection.closed().await,
+                None => std::future::pending().await,
             }
+            sleep_until(soonest).await;
         };
         tokio::select! {
             () = sleep(pause) => {}
@@ -327,31 +391,34 @@ impl Watch {
     }
 }
 
-/// What a node says. One that is open is asked for its health, which costs one request and says whether it serves.
+/// What a node says, within the time for one look.
 async fn ask(connection: &mut Connection, open: bool) -> Look {
-    if open && let Ok(Ok(health)) = tokio::time::timeout(LOOK, connection.health()).await {
-        match health.state {
-            HealthState::Active
-            | HealthState::Standby
-            | HealthState::PerformanceStandby
-            | HealthState::DisasterRecoverySecondary
-            | HealthState::StandbyWithoutActive => return Look::Open(health.state),
-            _ => {}
-        }
-    }
-    match tokio::time::timeout(LOOK, connection.seal_status()).await {
-        Ok(status) => match NodeState::from(status) {
-            NodeState::Unsealed(status) if !open => match connection.health().await {
-                Ok(health) if matches!(health.state, HealthState::Active) => Look::Open(health.state),
-                _ => Look::State(NodeState::Unsealed(status)),
-            },
-            state => Look::State(state),
-        },
+    let address = connection.address().clone();
+    match timeout(LOOK, state_of(connection, open)).await {
+        Ok(look) => look,
         Err(_) => Look::State(NodeState::Unreachable(Error::Deadline {
-            address: connection.address().clone(),
+            address,
             stage: vault::Stage::Waiting,
             after: LOOK,
         })),
+    }
+}
+
+/// One that is open is asked for its health, which costs one request and says whether it serves.
+async fn state_of(connection: &mut Connection, open: bool) -> Look {
+    if open {
+        match connection.health().await {
+            Ok(health) if health.state.is_open() => return Look::Open(health.state),
+            Ok(_) => {}
+            Err(error) => return Look::State(Err(error).into()),
+        }
+    }
+    match NodeState::from(connection.seal_status().await) {
+        NodeState::Unsealed(status) if !open => match connection.health().await {
+            Ok(health) if health.state.is_open() => Look::Open(health.state),
+            _ => Look::State(NodeState::Unsealed(status)),
+        },
+        state => Look::State(state),
     }
 }
 

@@ -29,6 +29,20 @@ pub enum HealthState {
     Unknown(&'static str),
 }
 
+impl HealthState {
+    /// Whether the node said that it is open: a clear answer, and not one of a node that its cluster removed.
+    pub const fn is_open(self) -> bool {
+        match self {
+            Self::Active
+            | Self::Standby
+            | Self::DisasterRecoverySecondary
+            | Self::PerformanceStandby
+            | Self::StandbyWithoutActive => true,
+            Self::NotInitialised | Self::Sealed | Self::Removed | Self::Unknown(_) => false,
+        }
+    }
+}
+
 /// An answer of `sys/health`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Health {
