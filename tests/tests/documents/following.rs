@@ -176,7 +176,6 @@ impl<'a> Machine<'a> {
             // With the token on stdout, what would stand there is a step as any other.
             said = rest.replace("] The server is open", "]\nThe server is open");
         }
-        println!("[{}] $ {}\n{said}", self.name, shown.command);
         shown.check(&said, &finished.code().to_string());
     }
 }
