@@ -1,5 +1,5 @@
 //! The daemon as the first process of a container: nobody else takes in orphans there, and a signal without a handler is
-//! lost (pid_namespaces(7)).
+//! lost (`pid_namespaces(7)`).
 
 use std::fs;
 use std::process::Command;

@@ -326,7 +326,7 @@ impl Watch {
         self.board.node(&self.name, |row| row.failures += 1);
         self.tell_setback(error.to_string());
         if self.machine.phase() == Phase::GivingUp {
-            error!(audit = "giving-up", node = self.name, %error, "the node does not take the key shares: a person has to look, and then `unsealer release` it");
+            error!(audit = "giving-up", node = self.name, %error, "the node does not take the key shares: a person has to look");
             self.opener.served();
         }
     }

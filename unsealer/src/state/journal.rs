@@ -362,6 +362,20 @@ mod tests {
     }
 
     #[test]
+    fn a_removal_that_fails_again_and_again_does_not_fill_the_journal() {
+        let (_folder, journal) = journal();
+        let id = kdf_api::id::random().unwrap();
+        for _ in 0..5 {
+            let mut failed = journal.begin("slot remove").unwrap();
+            failed.note_slot(Step::Retiring, "tpm", id).unwrap();
+            failed.note(Step::Abandoned).unwrap();
+        }
+        journal.shorten().unwrap();
+        assert_eq!(journal.read().unwrap().len(), 2);
+        assert_eq!(journal.orphans(&[]).unwrap(), [(id, "tpm".to_owned())]);
+    }
+
+    #[test]
     fn a_torn_line_is_passed_over_and_a_foreign_one_is_not() {
         let (_folder, journal) = journal();
         journal.begin("init").unwrap();
