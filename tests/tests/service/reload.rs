@@ -126,7 +126,7 @@ fn a_bad_configuration_leaves_the_old_one_in_force() {
     assert_eq!(server.connections(), connections);
 }
 
-/// As the kubelet does it: a folder for each version, and a link to the newest that is swapped (AtomicWriter).
+/// As the kubelet does it: a folder for each version, and a link to the newest that is swapped (its `AtomicWriter`).
 #[test]
 fn a_swapped_link_is_noticed() {
     let (one, two) = (open_server(), open_server());

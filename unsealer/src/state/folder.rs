@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use kdf_api::trusted_path;
 use rustix::fs::{FlockOperation, Mode, OFlags};
@@ -89,11 +90,11 @@ impl StateFolder {
         self.path.join(name)
     }
 
-    /// Takes the lock for writing. Fails at once if somebody else has it.
+    /// Takes the lock for writing. Fails soon if somebody else has it.
     pub fn lock(&self) -> Result<Exclusive, Error> {
         let path = self.file("lock");
         let file = open_lock(&path).map_err(|error| Error::file("open the lock", &path, error))?;
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        match take(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Exclusive { _file: file }),
             Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::Locked { path }),
             Err(error) => Err(Error::file("lock", &path, error.into())),
@@ -110,10 +111,26 @@ impl StateFolder {
                 return Ok(Shared { file: None });
             }
         };
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) {
+        match take(&file, FlockOperation::NonBlockingLockShared) {
             Ok(()) => Ok(Shared { file: Some(file) }),
             Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::Locked { path }),
             Err(error) => Err(Error::file("lock", &path, error.into())),
+        }
+    }
+}
+
+/// How long somebody else may have the lock: a daemon that opens the keyring has it for a moment, and a process that ended may
+/// leave it to a child that has not become its program yet.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+fn take(file: &File, lock: FlockOperation) -> rustix::io::Result<()> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match rustix::fs::flock(file, lock) {
+            Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            outcome => return outcome,
         }
     }
 }
