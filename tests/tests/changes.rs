@@ -773,7 +773,7 @@ fn an_older_copy_is_restored_by_whoever_says_so() {
     assert_eq!(Standing::of(site), old);
     assert_eq!(
         Standing::before(site),
-        Some(new.clone()),
+        Some(new),
         "the one that was there is kept"
     );
     assert_eq!(fs::read(site.keyring()).unwrap(), fs::read(&copy).unwrap());

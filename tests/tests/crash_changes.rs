@@ -475,7 +475,7 @@ impl Learnt {
         let all = std::env::var_os("EVERY_POINT").is_some();
         let numbered = places.into_iter().enumerate();
         numbered
-            .filter(|(number, _)| all || (number + first) % step == 0)
+            .filter(|(number, _)| all || (number + first).is_multiple_of(step))
             .map(|(_, place)| place)
             .collect()
     }
