@@ -342,9 +342,15 @@ fn of_two_inits_at_once_one_does_it() {
             if one.code() != 0 {
                 std::mem::swap(&mut one, &mut other);
             }
-            assert_eq!((one.code(), other.code()), (0, 6), "{one:?}\n{other:?}");
-            says(&other, "another unsealer holds the lock");
-            says(&other, "wait until it is done");
+            assert_eq!(one.code(), 0, "{one:?}\n{other:?}");
+            // It waits for the lock for a moment. If the first is done by then, there is nothing left to do.
+            if other.code() == 6 {
+                says(&other, "another unsealer holds the lock");
+                says(&other, "wait until it is done");
+            } else {
+                assert_eq!(other.code(), 5, "{one:?}\n{other:?}");
+                says(&other, "there is a keyring already");
+            }
             assert_finished(&server, &site);
         },
     );
