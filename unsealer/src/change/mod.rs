@@ -8,7 +8,7 @@
 //! 4. Only then it takes the place of the present one. What went is retired, and with a new data key the generation before
 //!    is removed.
 //!
-//! Whatever stops this, what stands can be told from the keyring and the journal alone ([`settle`]): an enrolment that the
+//! Whatever stops this, what stands can be told from the keyring and the journal alone (`settle`): an enrolment that the
 //! journal names and that no slot owns is material to be retired. Either the keyring is the old one, and this concerns
 //! what was to come; or it is the new one, and it concerns what was to go.
 

@@ -6,13 +6,13 @@
 //!
 //! | file | one idea |
 //! |---|---|
-//! | [`findings`] | what was found, and the exit status that says it |
-//! | [`files`] | the configuration, and who can read and change our files |
-//! | [`slots`] | whether the keyring opens without anybody, and how its slots are |
-//! | [`nodes`] | whether the shares are those of the servers, and the servers can be reached |
-//! | [`rotation`] | whether the key shares can be rotated |
-//! | [`recovery`] | what is left when every slot is dead |
-//! | [`leftovers`] | what earlier commands have left |
+//! | `findings` | what was found, and the exit status that says it |
+//! | `files` | the configuration, and who can read and change our files |
+//! | `slots` | whether the keyring opens without anybody, and how its slots are |
+//! | `nodes` | whether the shares are those of the servers, and the servers can be reached |
+//! | `rotation` | whether the key shares can be rotated |
+//! | `recovery` | what is left when every slot is dead |
+//! | `leftovers` | what earlier commands have left |
 
 mod files;
 mod findings;

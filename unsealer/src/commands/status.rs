@@ -6,8 +6,8 @@
 //! | file | one idea |
 //! |---|---|
 //! | here | what is told, and the exit status |
-//! | [`nodes`] | the nodes, by the daemon or by ourselves |
-//! | [`keyring`] | what is known of the keyring without opening it |
+//! | `nodes` | the nodes, by the daemon or by ourselves |
+//! | `keyring` | what is known of the keyring without opening it |
 
 mod keyring;
 mod nodes;

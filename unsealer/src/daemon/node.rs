@@ -276,7 +276,7 @@ impl Machine {
 pub struct Pace {
     /// While it is open.
     pub healthy: Duration,
-    /// While it is refused or sealed, in the first minute. Attempts that fail are further apart, up to [`APART`].
+    /// While it is refused or sealed, in the first minute. Attempts that fail are further apart, up to `APART`.
     pub urgent: Duration,
     /// After that.
     pub patient: Duration,
