@@ -5,7 +5,6 @@
 //! which somebody has to type something come last, one by one, and only if the others were not enough. Whoever is not needed
 //! any more is called off.
 
-use std::num::NonZero;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::Duration;
@@ -16,8 +15,8 @@ use kdf_api::{Advice, Advised, Code, Key, Use};
 use super::{Backing, Result, Slots, held, mismatch};
 use crate::keyring::{Body, Keyhole, Kind, Part, Slot};
 
-/// How long those that are begun first have a processor to themselves: longer than it takes to read a key from a file, and
-/// less than the 5 ms that opening a keyring may take beyond its slowest needed slot, should they hang.
+/// How long those that are begun first have the processors to themselves, for each of them, since programs are started one
+/// after the other. It is longer than it takes to read a key from a file, and all that it costs if they hang.
 const HEAD_START: Duration = Duration::from_millis(4);
 
 /// A slot that opened.
@@ -110,9 +109,7 @@ impl Slots<'_> {
         let with_results = |slot| (slot, results.clone());
         let mut waiting: Vec<(&Slot, _)> = slots.into_iter().map(with_results).collect();
         drop(results);
-        let processors = thread::available_parallelism().map_or(1, NonZero::get);
-        let turns = u32::try_from(needed.div_ceil(processors)).unwrap_or(u32::MAX);
-        let head_start = HEAD_START.saturating_mul(turns);
+        let head_start = HEAD_START.saturating_mul(u32::try_from(needed).unwrap_or(u32::MAX));
         let mut running = Vec::new();
         let mut wanted = needed;
         while attempt.opened.len() < needed {
