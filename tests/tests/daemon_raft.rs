@@ -30,7 +30,7 @@ struct Cluster {
     certificate: String,
     key: String,
     initialised: Initialised,
-    cluster_id: String,
+    identity: String,
     folder: TempDir,
 }
 
@@ -54,7 +54,7 @@ impl Cluster {
             certificate,
             key,
             initialised,
-            cluster_id,
+            identity: cluster_id,
             folder,
         }
     }
@@ -94,7 +94,7 @@ impl Cluster {
         let active = || self.nodes.iter().filter(|node| node.health() == 200).count() == 1;
         wait::until_or("one node is active", LIMIT, active, logs);
         for node in &self.nodes {
-            let cluster_id = || node.seal_status()["cluster_id"] == json!(self.cluster_id);
+            let cluster_id = || node.seal_status()["cluster_id"] == json!(self.identity);
             wait::until_or("it is the same cluster", LIMIT, cluster_id, logs);
         }
         // Whoever initialises a server logs this.

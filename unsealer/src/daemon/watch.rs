@@ -262,6 +262,7 @@ impl Watch {
     }
 
     async fn unseal(&mut self) {
+        self.joining = None;
         if self.is_over_the_limit() {
             error!(
                 audit = "unseal-limit",

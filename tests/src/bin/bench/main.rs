@@ -2,13 +2,16 @@
 //!
 //! Times are judged against the floor of this machine in the same run, the bare spawn of an empty program: every round
 //! measures each thing once, and what counts is the median of the differences to the floor of the same round. With a TPM the
-//! floor is a minimal program, and what counts are the ratios of medians. The exit status is 1 if a budget is exceeded, and
+//! floor is a minimal program, and what counts are the ratios of medians. The daemon is judged against the fastest possible client,
+//! and against a server that unseals itself. The exit status is 1 if a budget is exceeded, and
 //! the last line says which.
 #![forbid(unsafe_code)]
 
+mod fleet;
 mod floor;
 mod invocation;
 mod report;
+mod restarts;
 mod rivals;
 mod rounds;
 mod start;
@@ -83,6 +86,8 @@ fn bench() -> Result<Report> {
     let mut attempt = || {
         let mut report = measure(&programs, &stage)?;
         contest.measure(&programs.empty, &mut report)?;
+        restarts::measure(&mut report)?;
+        fleet::measure(&mut report)?;
         Result::Ok(report)
     };
     for _ in 1..ATTEMPTS {
