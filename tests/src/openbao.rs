@@ -35,6 +35,7 @@ pub struct Options {
     tls: Option<Tls>,
     listener_lines: String,
     node_id: String,
+    seal: String,
     frozen: Option<PathBuf>,
     joins: Option<String>,
 }
@@ -52,6 +53,7 @@ impl From<Storage> for Options {
             tls: None,
             listener_lines: String::new(),
             node_id: "node".to_owned(),
+            seal: String::new(),
             frozen: None,
             joins: None,
         }
@@ -89,6 +91,16 @@ impl Options {
     #[must_use]
     pub fn node_id(mut self, name: &str) -> Self {
         name.clone_into(&mut self.node_id);
+        self
+    }
+
+    /// Unseals itself with the 32 bytes in a file. Initialised by [`OpenBao::init_static`].
+    #[must_use]
+    pub fn static_seal(mut self, key: &Path) -> Self {
+        self.seal = format!(
+            "seal \"static\" {{\n  current_key_id = \"1\"\n  current_key = \"file://{}\"\n}}\n",
+            key.display()
+        );
         self
     }
 
@@ -316,6 +328,12 @@ impl OpenBao {
         assert_eq!(joined["joined"], json!(true), "{joined}");
     }
 
+    /// Initialises a server that unseals itself.
+    pub fn init_static(&self) {
+        let body = json!({"recovery_shares": 1, "recovery_threshold": 1});
+        self.expect("PUT", "sys/init", None, Some(&body), 200);
+    }
+
     /// Unseals the server with these shares, as many as its threshold, and waits until it is active.
     pub fn unseal(&self, keys: &[String]) {
         for key in keys {
@@ -350,7 +368,7 @@ impl OpenBao {
 }
 
 /// The pinned binary.
-fn program() -> PathBuf {
+pub fn program() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
         .expect("the crate lies in the workspace");
@@ -440,7 +458,7 @@ fn write_configuration(folder: &Path, options: &Options, api: u16, cluster: u16)
     let socket = socket(folder);
     let lines = &options.listener_lines;
 
-    let mut text = storage;
+    let mut text = storage + &options.seal;
     write!(
         text,
         "listener \"tcp\" {{\n  address = \"127.0.0.1:{api}\"\n  cluster_address = \"127.0.0.1:{cluster}\"\n  \

@@ -88,6 +88,12 @@ impl Scripted {
         self.fake.hang_up();
     }
 
+    /// Gives it a share, as somebody else does.
+    pub fn give(&self, share: &str) {
+        let body = json!({"key": share}).to_string();
+        held(&self.state).unseal(&body);
+    }
+
     /// From now on every request for which the fault has an answer gets that one.
     pub fn fault(&self, fault: impl Fn(&Asked) -> Option<Answer> + Send + Sync + 'static) {
         held(&self.state).fault = Some(Arc::new(fault));

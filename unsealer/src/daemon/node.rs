@@ -194,7 +194,11 @@ impl Machine {
             Look::Open(_) | Look::State(NodeState::Unsealed(_)) => (Phase::UnsealedStandby, Act::Wait),
             // Its cluster has cast it out: shares do not bring it back.
             Look::State(NodeState::Sealed(status)) if status.removed => (Phase::GivingUp, Act::Wait),
-            Look::State(NodeState::Sealed(_)) => self.sealed(),
+            Look::State(NodeState::Sealed(status)) => {
+                // It still waits for shares: the last of ours was lost on its way, or belonged to a process that is gone.
+                self.joining &= status.progress == 0;
+                self.sealed()
+            }
             Look::State(NodeState::NotInitialised(_)) => (Phase::Uninitialised, Act::Wait),
             Look::State(NodeState::WrongSealType(_) | NodeState::Migrating(_)) => {
                 (Phase::WrongSealType, Act::Wait)
@@ -395,6 +399,13 @@ mod tests {
         }
         machine.saw(&Look::State(NodeState::Unreachable(refused())));
         assert_eq!(machine.saw(&sealed()), Act::Unseal, "another process");
+        machine.joins();
+        let lost = SealStatus {
+            progress: 2,
+            ..status(true)
+        };
+        let act = machine.saw(&Look::State(NodeState::of(lost)));
+        assert_eq!(act, Act::Unseal, "the last share did not arrive");
     }
 
     #[test]

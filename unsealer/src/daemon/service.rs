@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use serde_json::{Value, json};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -185,13 +186,13 @@ impl Service {
 
     /// Starts, ends and changes tasks until they are those of the nodes. The others are not touched.
     fn bring_nodes_in_line(&mut self) {
+        let wanted: BTreeMap<_, _> = self.nodes.iter().map(|node| (node.name.as_str(), node)).collect();
         let gone: Vec<_> = self
             .running
             .iter()
             .filter(|(name, running)| {
-                let wanted = self.nodes.iter().find(|node| node.name == **name);
-                wanted.is_none_or(|node| {
-                    *node != running.node || fingerprint(&files_of(node)) != running.fingerprint
+                wanted.get(name.as_str()).is_none_or(|node| {
+                    **node != running.node || fingerprint(&files_of(node)) != running.fingerprint
                 })
             })
             .map(|(name, _)| name.clone())
@@ -204,10 +205,17 @@ impl Service {
                 info!(node = name, "no longer watched as it was");
             }
         }
-        for node in self.nodes.clone() {
-            if !self.running.contains_key(&node.name) {
-                self.start(node);
-            }
+        let new: Vec<_> = self
+            .nodes
+            .iter()
+            .filter(|node| !self.running.contains_key(&node.name))
+            .cloned()
+            .collect();
+        if !new.is_empty() {
+            allow_descriptors(self.nodes.len());
+        }
+        for node in new {
+            self.start(node);
         }
     }
 
@@ -407,6 +415,24 @@ impl Service {
         for (_, running) in self.running {
             // One that is in the midst of a submission may finish it.
             let _ = tokio::time::timeout_at(end, running.task).await;
+        }
+    }
+}
+
+/// Each node has a connection, and another one while it is given shares: of a thousand nodes that is more than the 1024
+/// descriptors that a process may usually have. No more than that: programs that we start have the same limit, and some
+/// close every descriptor below it.
+fn allow_descriptors(nodes: usize) {
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = 3 * nodes as u64 + 256;
+    let allowed = limit.maximum.map_or(wanted, |hard| wanted.min(hard));
+    if limit.current.is_some_and(|soft| soft < allowed) {
+        let raised = Rlimit {
+            current: Some(allowed),
+            ..limit
+        };
+        if let Err(error) = setrlimit(Resource::Nofile, raised) {
+            warn!(%error, "the limit of open files could not be raised");
         }
     }
 }

@@ -175,7 +175,7 @@ impl Watch {
             }
         }
         self.machine.reconnected();
-        match self.client.connect(LOOK).await {
+        match Box::pin(self.client.connect(LOOK)).await {
             Ok(mut connection) => {
                 self.connected = Instant::now();
                 let look = ask(&mut connection, false).await;
@@ -262,6 +262,7 @@ impl Watch {
     }
 
     async fn unseal(&mut self) {
+        self.joining = None;
         if self.is_over_the_limit() {
             error!(
                 audit = "unseal-limit",
@@ -282,7 +283,14 @@ impl Watch {
         self.board.phase(&self.name, Phase::Unsealing, || {
             "it is being given its key shares".to_owned()
         });
-        let outcome = vault::submit(&self.client, &quorum.shares, quorum.threshold).await;
+        // Its future is large, and a node seldom needs it.
+        let submission = Box::pin(vault::submit(
+            &self.client,
+            self.connection.take(),
+            &quorum.shares,
+            quorum.threshold,
+        ));
+        let outcome = submission.await;
         drop(quorum);
         match outcome {
             Ok(Submitted::Unsealed(_)) => {

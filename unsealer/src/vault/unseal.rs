@@ -74,9 +74,14 @@ pub enum Submitted {
 }
 
 /// Gives a node at most `threshold` of these shares, as [`unseal_node`] does, and does not wait for one that takes them and is
-/// not open yet.
-pub async fn submit(client: &Client, shares: &[Secret], threshold: u8) -> Result<Submitted, Error> {
-    let mut session = Session::new(client);
+/// not open yet. A connection that there is already is used, and closed: it saw secrets.
+pub async fn submit(
+    client: &Client,
+    connection: Option<Connection>,
+    shares: &[Secret],
+    threshold: u8,
+) -> Result<Submitted, Error> {
+    let mut session = Session { client, connection };
     let outcome = session.attempt(shares, u64::from(threshold), DEADLINE).await;
     session.end().await;
     Ok(match outcome? {

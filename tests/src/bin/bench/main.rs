@@ -3,13 +3,17 @@
 //! Times are judged against the floor of this machine in the same run, the bare spawn of an empty program: every round
 //! measures each thing once, and what counts is the median of the differences to the floor of the same round. With a TPM the
 //! floor is a minimal program, and what counts are the ratios of medians. Opening a keyring is held against the slowest slot
-//! that it needs. The exit status is 1 if a budget is exceeded, and the last line says which.
+//! that it needs. The daemon is judged against the fastest client that there can be, and against a server that unseals itself.
+//! The exit status is 1 if a budget is exceeded, and the last line says which. `bench openings`, `bench restarts` and
+//! `bench fleet` measure what they say alone.
 #![forbid(unsafe_code)]
 
+mod fleet;
 mod floor;
 mod invocation;
 mod opening;
 mod report;
+mod restarts;
 mod rivals;
 mod rounds;
 mod start;
@@ -71,6 +75,15 @@ fn bench() -> Result<Report> {
     if cfg!(debug_assertions) {
         return Err("this build is not optimised: run `make bench`".into());
     }
+    match std::env::args().nth(1).as_deref() {
+        None => {}
+        Some("openings") => return part(|report| Openings::new()?.measure(report)),
+        Some("restarts") => return part(restarts::measure),
+        Some("fleet") => return part(fleet::measure),
+        Some(other) => {
+            return Err(format!("there is no part {other}: there are openings, restarts and fleet").into());
+        }
+    }
     let programs = Programs {
         empty: built("empty")?,
         kdf_file: built("kdf-file")?,
@@ -87,6 +100,8 @@ fn bench() -> Result<Report> {
         let mut report = measure(&programs, &stage)?;
         openings.measure(&mut report)?;
         contest.measure(&programs.empty, &mut report)?;
+        restarts::measure(&mut report)?;
+        fleet::measure(&mut report)?;
         Result::Ok(report)
     };
     for _ in 1..ATTEMPTS {
@@ -96,6 +111,13 @@ fn bench() -> Result<Report> {
         }
     }
     attempt()
+}
+
+/// One part alone.
+fn part(measure: impl Fn(&mut Report) -> Result<()>) -> Result<Report> {
+    let mut report = Report::default();
+    measure(&mut report)?;
+    Ok(report)
 }
 
 /// What is measured.

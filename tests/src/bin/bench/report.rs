@@ -22,6 +22,8 @@ pub(crate) struct Report {
     times: String,
     openings: String,
     keyrings: String,
+    restarts: String,
+    fleet: String,
     ratios: String,
     noise: i64,
     exceeded: Vec<String>,
@@ -88,6 +90,54 @@ impl Report {
         let budget = budget.map(milliseconds).unwrap_or_default();
         self.keyrings
             .push_str(&format_line(&what, &format!("{columns}{budget:>9}  {verdict}")));
+    }
+
+    /// What restarts took until a server was unsealed, and until it served: the median and the longest. With budgets for the
+    /// former.
+    pub(crate) fn restarts(
+        &mut self,
+        what: &str,
+        unsealed: (Duration, Duration),
+        serves: (Duration, Duration),
+        budget: Option<(Duration, Duration)>,
+    ) {
+        let verdict = budget.map_or("", |(median, longest)| {
+            self.judge(what, unsealed.0 > median || unsealed.1 > longest)
+        });
+        let columns = [unsealed.0, unsealed.1, serves.0, serves.1]
+            .map(|time| format!("{:>9}", milliseconds(microseconds(time))))
+            .concat();
+        let budget = budget.map_or_else(String::new, |(median, longest)| {
+            format!("{} / {}", median.as_millis(), longest.as_millis())
+        });
+        let line = format!("{what:<44}{columns}{budget:>10}  {verdict}");
+        self.restarts.push_str(line.trim_end());
+        self.restarts.push('\n');
+    }
+
+    /// By how many microseconds one took longer than another, and by how much it may.
+    pub(crate) fn beyond(&mut self, what: &str, difference: i64, budget: Duration) {
+        let budget = microseconds(budget);
+        let verdict = self.judge(what, difference > budget);
+        let line = format!(
+            "{what:<68}{:>7}{:>10}  {verdict}\n",
+            milliseconds(difference),
+            format!("{} ms", budget / 1000)
+        );
+        self.ratios.push_str(&line);
+    }
+
+    /// A number that many nodes make, and the most that it may be.
+    pub(crate) fn fleet(&mut self, what: &str, number: u64, unit: &str, most: u64) {
+        let verdict = self.judge(what, number > most);
+        let line = format!("{what:<52}{number:>10} {unit:<4}{most:>10}  {verdict}\n");
+        self.fleet.push_str(&line);
+    }
+
+    /// A time that many nodes take, and the longest that it may be.
+    pub(crate) fn fleet_time(&mut self, what: &str, time: Duration, most: Duration) {
+        let [time, most] = [time, most].map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+        self.fleet(what, time, "ms", most);
     }
 
     /// How many times as long one took as another, and how many times as long it may or must take.
@@ -157,6 +207,17 @@ impl fmt::Display for Report {
             "opening, in ms", "median", "p95", "beyond", "budget"
         )?;
         writeln!(f, "{}", self.keyrings)?;
+            "{:<44}{:>18}{:>18}",
+            "a restarted server, from listening to", "unsealed", "serving"
+        )?;
+        writeln!(
+            f,
+            "{:<44}{:>9}{:>9}{:>9}{:>9}{:>10}",
+            "in ms", "median", "longest", "median", "longest", "budget"
+        )?;
+        writeln!(f, "{}", self.restarts)?;
+        writeln!(f, "{:<52}{:>15}{:>10}", "many nodes, one daemon", "", "budget")?;
+        writeln!(f, "{}", self.fleet)?;
         writeln!(
             f,
             "{:<68}{:>7}{:>10}",
@@ -271,6 +332,30 @@ mod tests {
         report.ratio("too near", (7999, 1000), Some(Bound::AtLeast(800)));
         assert!(
             report.to_string().ends_with("\nOver budget: too far; too near\n"),
+            "{report}"
+        );
+    }
+
+    #[test]
+    fn restarts_and_fleets_are_judged_exactly() {
+        let ms = Duration::from_millis;
+        let budget = Some((ms(30), ms(100)));
+        let mut report = Report::default();
+        report.restarts("quick", (ms(30), ms(100)), (ms(1000), ms(1000)), budget);
+        report.restarts("not ours", (ms(1000), ms(1000)), (ms(1000), ms(1000)), None);
+        report.beyond("near", 20_000, ms(20));
+        report.fleet("few", 7, "KiB", 7);
+        report.fleet_time("soon", ms(1000), ms(1000));
+        assert!(!report.is_exceeded(), "{report}");
+        report.restarts("slow", (ms(31), ms(31)), (ms(31), ms(31)), budget);
+        report.restarts("at times", (ms(30), ms(101)), (ms(30), ms(101)), budget);
+        report.beyond("far", 20_001, ms(20));
+        report.fleet("many", 8, "KiB", 7);
+        report.fleet_time("late", ms(1001), ms(1000));
+        assert!(
+            report
+                .to_string()
+                .ends_with("\nOver budget: slow; at times; far; many; late\n"),
             "{report}"
         );
     }
