@@ -115,11 +115,11 @@ pub fn text(known: &Known) -> String {
         }
     }
     out.family(
-        "unsealer_keyring_open_duration_seconds",
+        "unsealer_slot_open_duration_seconds",
         "histogram",
         "How long it took to open the keyring, when it opened.",
     );
-    out.histogram("unsealer_keyring_open_duration_seconds", &[], &known.openings);
+    out.histogram("unsealer_slot_open_duration_seconds", &[], &known.openings);
     out.family(
         "unsealer_keyring_open_failures_total",
         "counter",

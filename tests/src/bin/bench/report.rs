@@ -207,6 +207,8 @@ impl fmt::Display for Report {
             "opening, in ms", "median", "p95", "beyond", "budget"
         )?;
         writeln!(f, "{}", self.keyrings)?;
+        writeln!(
+            f,
             "{:<44}{:>18}{:>18}",
             "a restarted server, from listening to", "unsealed", "serving"
         )?;
