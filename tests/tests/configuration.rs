@@ -182,22 +182,19 @@ fn addresses_come_from_flags_then_the_configuration_then_the_environment() {
         &[("VAULT_ADDR", &wrong), ("BAO_ADDR", &wrong)],
         fresh_site(&right),
     );
-    assert_eq!(state(&site, &[]), "one not-initialised");
+    assert_eq!(state(&site, &[]), "one uninitialised");
     let site = fresh_site(&wrong);
     assert_eq!(state(&site, &[]), "one unreachable");
-    assert_eq!(state(&site, &["--address", &right]), "given not-initialised");
+    assert_eq!(state(&site, &["--address", &right]), "given uninitialised");
     let site = set(&[("UNSEALER_ADDRESS", &right)], fresh_site(&wrong));
-    assert_eq!(state(&site, &[]), "given not-initialised");
+    assert_eq!(state(&site, &[]), "given uninitialised");
 
     for (variables, expected) in [
-        (
-            &[("VAULT_ADDR", right.as_str())][..],
-            "environment not-initialised",
-        ),
-        (&[("BAO_ADDR", &right)], "environment not-initialised"),
+        (&[("VAULT_ADDR", right.as_str())][..], "environment uninitialised"),
+        (&[("BAO_ADDR", &right)], "environment uninitialised"),
         (
             &[("VAULT_ADDR", &wrong), ("BAO_ADDR", &right)],
-            "environment not-initialised",
+            "environment uninitialised",
         ),
         (
             &[("VAULT_ADDR", &right), ("BAO_ADDR", &wrong)],
@@ -205,7 +202,7 @@ fn addresses_come_from_flags_then_the_configuration_then_the_environment() {
         ),
         (
             &[("VAULT_ADDR", &right), ("VAULT_SKIP_VERIFY", "false")],
-            "environment not-initialised",
+            "environment uninitialised",
         ),
     ] {
         let site = set(variables, without_nodes(fresh_site(&right)));
@@ -246,10 +243,10 @@ fn tls_from_the_environment_is_never_switched_off() {
     let ca = ca.display().to_string();
     let with_ca = with_ca.environment("VAULT_CACERT", &ca);
     let state = |report: Value| report["nodes"][0]["state"].as_str().unwrap().to_owned();
-    assert_eq!(state(with_ca.json(&["status"], 2)), "not-initialised");
+    assert_eq!(state(with_ca.json(&["status"], 2)), "uninitialised");
     assert_eq!(
         state(site().json(&["--ca-file", &ca, "status"], 2)),
-        "not-initialised"
+        "uninitialised"
     );
     assert_eq!(state(site().json(&["status"], 2)), "unreachable");
 

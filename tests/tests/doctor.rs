@@ -222,7 +222,7 @@ fn it_finds_what_is_wrong_and_says_what_to_do() {
 
     // Holds: one that stands, and a record that the daemon would not start with.
     site.expect(&["hold", "one"], 0);
-    let report = assert_found(&site, 0, &usual(&["warning hold one"]));
+    let report = assert_found(&site, 3, &usual(&["warning hold one"]));
     assert!(told(&report, "hold").contains("by an operator"), "{report:#}");
     site.expect(&["release", "one"], 0);
     let holds = site.state().join("holds.json");

@@ -83,7 +83,7 @@ fn uninitialised_sealed_and_open_are_told_apart() {
             .stdout_text()
             .contains("not initialised")
     );
-    assert_eq!(site.json(&["status"], 2)["nodes"][0]["state"], "not-initialised");
+    assert_eq!(site.json(&["status"], 2)["nodes"][0]["state"], "uninitialised");
     // No keyring is needed to find out that there is nothing to unseal.
     assert!(
         site.expect(&["unseal"], 2)

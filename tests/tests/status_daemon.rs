@@ -124,7 +124,7 @@ fn a_node_is_told_from_open_to_held_to_released() {
     let without = site.json(&["status"], 3);
     assert_eq!(
         (&without["daemon"]["runs"], &without["nodes"][0]["state"]),
-        (&json!(false), &json!("sealed"))
+        (&json!(false), &json!("held"))
     );
     assert!(site.expect(&["status"], 3).stdout_text().contains(said));
     // Held, but nobody knows how it is: no reason to be content.

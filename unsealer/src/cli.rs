@@ -52,7 +52,7 @@ struct CommandLine {
 enum Command {
     /// Initialise a fresh server and seal its key shares away in a new keyring.
     Init(init::Arguments),
-    /// Open every sealed node once.
+    /// Open every sealed node once, but those that are held.
     Unseal,
     /// Keep every node unsealed: the daemon. Runs until it is told to end.
     Run,

@@ -239,6 +239,10 @@ impl Error {
                     "put a good copy in its place".to_owned()
                 })
             }
+            Self::Locked { path } if path.ends_with("daemon.lock") => Some(
+                "a daemon runs for this state folder. If it does not answer, its socket is elsewhere: RUNTIME_DIRECTORY says where"
+                    .to_owned(),
+            ),
             Self::Locked { .. } => Some("wait until it is done; `fuser -v` on that file names it".to_owned()),
             Self::MalformedState { path, .. } if path.ends_with(seen::FILE) => Some(
                 "it is our record of the last keyring. Look at the keyring with `unsealer keyring show`; \

@@ -3,6 +3,8 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use rcgen::{CertificateParams, KeyPair};
 use rustix::process::Signal;
@@ -187,16 +189,52 @@ fn certificates_are_read_again() {
     wait::until("the right one is read", LIMIT, || {
         is_in(&daemon.metrics(), "one", "uninitialised")
     });
-    // Gone for a while, and there again.
+    // Gone for a while, and there again: what was read before stays in force.
     fs::remove_file(&ca).unwrap();
-    wait::until("without it nothing is trusted", LIMIT, || {
-        !is_in(&daemon.metrics(), "one", "uninitialised")
+    let said = |what: &str| daemon.log().matches(what).count();
+    wait::until("that is told", LIMIT, || {
+        said("the new certificates are not taken: the old ones stay in force") == 1
     });
+    thread::sleep(Duration::from_millis(200));
+    assert!(is_in(&daemon.metrics(), "one", "uninitialised"));
+    let before = said("its certificates were read again");
     replace(&ca, &certificate.pem());
     wait::until("it is read when it comes", LIMIT, || {
+        said("its certificates were read again") > before
+    });
+    assert!(is_in(&daemon.metrics(), "one", "uninitialised"));
+}
+
+/// A certificate that is not there at the start.
+#[test]
+fn a_certificate_may_come_late() {
+    let pair = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let options = Options::from(Storage::Inmem).tls(&pair.cert.pem(), &pair.signing_key.serialize_pem());
+    let server = OpenBao::start(options);
+    let mut site = Site::new(&server.address());
+    let ca = site.folder().join("ca.pem");
+    fs::write(&ca, pair.cert.pem()).unwrap();
+    let line = format!("ca-file = \"{}\"\n", ca.display());
+    site.rewrite_config(|config| config.to_owned() + &line);
+    let other = open_server();
+    site.rewrite_config(|config| config.to_owned() + &node("two", &other));
+    let mut daemon = site.daemon();
+    wait_until_open(&daemon, "two");
+    // The table is another one, and its file is not there yet.
+    let late = site.folder().join("late.pem");
+    site.rewrite_config(|config| config.replace("/ca.pem", "/late.pem"));
+    daemon.process().signal(Signal::HUP);
+    let said = || daemon.log().matches("the node cannot be watched").count();
+    wait::until("that is told", LIMIT, || said() == 1);
+    assert!(is_in(&daemon.metrics(), "one", "unknown"));
+    wait_until_open(&daemon, "two");
+    // It is looked for again and again, and told once.
+    thread::sleep(Duration::from_secs(6));
+    assert_eq!(said(), 1);
+    fs::copy(&ca, &late).unwrap();
+    wait::until("it is watched", LIMIT, || {
         is_in(&daemon.metrics(), "one", "uninitialised")
     });
-    assert!(daemon.log().matches("the node cannot be watched").count() < 5);
 }
 
 fn replace(file: &Path, text: &str) {

@@ -48,9 +48,10 @@ pub fn run(app: &App, config_file: &Path) -> Result<Report, Error> {
 
 fn with_state(app: &App, state: &StateFolder, findings: &mut Findings) -> Result<(), Error> {
     files::state(app, state, findings);
-    // A change that is under way would only confuse what is seen.
-    let _shared = state.lock_shared()?;
+    // A change that is under way would only confuse what is seen; the nodes take longer, and have no part in that.
+    let shared = state.lock_shared()?;
     let keyring = slots::examine(app, state, findings);
+    drop(shared);
     let shares = keyring.as_ref().and_then(|keyring| shares(keyring, findings));
     let holds = leftovers::holds(app, state, findings);
     let open = nodes::examine(app, shares.as_ref(), holds.as_ref(), findings)?;

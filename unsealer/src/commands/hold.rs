@@ -27,12 +27,12 @@ pub fn hold(app: &App, arguments: &Arguments) -> Result<Report, Error> {
         node: arguments.node.clone(),
         for_s: arguments.how_long.map(|time| time.as_secs()),
     };
-    let node = checked(app, arguments.node.as_deref())?;
+    let node = checked(app, "hold", arguments.node.as_deref())?;
     if control::ask(&question)?.is_none() {
-        let (state, mut holds) = load(app)?;
-        let _lock = state.lock()?;
-        holds.hold(node, Why::Operator, arguments.how_long);
-        holds.write(&state)?;
+        without_daemon(app, |holds| {
+            holds.hold(node, Why::Operator, arguments.how_long);
+            Ok(())
+        })?;
     }
     let text = match node {
         ALL => "every node is held: what is sealed stays sealed until `unsealer release`".to_owned(),
@@ -48,15 +48,11 @@ pub fn release(app: &App, node: Option<&str>) -> Result<Report, Error> {
         node: node.map(str::to_owned),
         for_s: None,
     };
-    let node = checked(app, node)?;
+    let node = checked(app, "release", node)?;
     let changed = if let Some(answer) = control::ask(&question)? {
         answer.get("changed") == Some(&json!(true))
     } else {
-        let (state, mut holds) = load(app)?;
-        let _lock = state.lock()?;
-        let changed = holds.release(node);
-        holds.write(&state)?;
-        changed
+        without_daemon(app, |holds| holds.release(node))?
     };
     let text = match (changed, node) {
         (true, ALL) => "every node is released".to_owned(),
@@ -66,14 +62,18 @@ pub fn release(app: &App, node: Option<&str>) -> Result<Report, Error> {
     Ok(Report::done(text, json!({"released": node, "changed": changed})))
 }
 
-fn load(app: &App) -> Result<(crate::state::StateFolder, Holds), Error> {
+/// Changes the holds that the next daemon finds. One that runs and cannot be reached would not look at them.
+fn without_daemon<T>(app: &App, change: impl FnOnce(&mut Holds) -> Result<T, Error>) -> Result<T, Error> {
     let state = app.state_or_create()?;
-    let holds = Holds::load(&state)?;
-    Ok((state, holds))
+    let _no_daemon = state.lock_for_daemon()?;
+    let mut holds = Holds::load(&state)?;
+    let changed = change(&mut holds)?;
+    holds.write(&state)?;
+    Ok(changed)
 }
 
 /// A name that no node has is a mistake, and not a hold for later.
-fn checked<'a>(app: &App, node: Option<&'a str>) -> Result<&'a str, Error> {
+fn checked<'a>(app: &App, verb: &str, node: Option<&'a str>) -> Result<&'a str, Error> {
     let Some(name) = node else { return Ok(ALL) };
     let (nodes, _) = app.node_tables();
     if nodes.iter().any(|node| node.name == name) {
@@ -81,7 +81,7 @@ fn checked<'a>(app: &App, node: Option<&'a str>) -> Result<&'a str, Error> {
     }
     let names: Vec<_> = nodes.iter().map(|node| node.name.as_str()).collect();
     Err(Error::Config {
-        place: "hold".to_owned(),
+        place: verb.to_owned(),
         what: format!("there is no node {name}"),
         hint: Some(format!("there are {}", names.join(", "))),
     })

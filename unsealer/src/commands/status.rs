@@ -67,7 +67,7 @@ fn ask() -> Result<Option<Answer>, String> {
 }
 
 /// The holds as they were saved. Without a state folder there are none; those that cannot be read are the daemon's trouble.
-fn holds(app: &App) -> Option<Holds> {
+pub(crate) fn holds(app: &App) -> Option<Holds> {
     let mut holds = app.state().and_then(|state| Holds::load(&state)).ok()?;
     // What is over is over, whether that was written or not.
     holds.tick();

@@ -1,11 +1,11 @@
-//! `unseal`: opens every sealed node once.
+//! `unseal`: opens every sealed node once, but those that are held.
 
 use std::fmt::Write as _;
 
 use serde_json::json;
 use tracing::info;
 
-use super::status::{hint, is_open};
+use super::status::{hint, holds, is_open};
 use crate::app::{App, NodeClient};
 use crate::error::Error;
 use crate::exit::Exit;
@@ -21,27 +21,49 @@ pub fn run(app: &App) -> Result<Report, Error> {
     for node in &nodes {
         states.push((node, node.state()?));
     }
+    let holds = holds(app);
+    let held = |name: &str| holds.as_ref().and_then(|holds| holds.words(name));
     let mut opened = Opened::default();
     // The keyring is opened only if somebody needs it, and wiped before anything is reported.
-    if states
-        .iter()
-        .any(|(_, state)| matches!(state, NodeState::Sealed(_)))
-    {
-        opened = open_sealed(app, &mut states)?;
+    let mut waiting: Vec<_> = states
+        .iter_mut()
+        .filter(|(node, state)| matches!(state, NodeState::Sealed(_)) && held(&node.name).is_none())
+        .collect();
+    if !waiting.is_empty() {
+        opened = open_sealed(app, &mut waiting)?;
     }
+    drop(waiting);
     let mut text = String::new();
     let mut json_nodes = Vec::new();
+    let mut stay_sealed = 0;
     for (node, state) in &states {
         let _ = writeln!(text, "node {}: {state}", node.name);
+        let held = held(&node.name).filter(|_| matches!(state, NodeState::Sealed(_)));
+        if let Some(held) = &held {
+            stay_sealed += 1;
+            let _ = writeln!(
+                text,
+                "  held: {held}; it stays sealed until `unsealer release {}`",
+                node.name
+            );
+        }
         if let Some(hint) = hint(state) {
             let _ = writeln!(text, "  {hint}");
         }
-        json_nodes.push(
-            json!({"name": node.name, "state": state.name(), "detail": state.to_string(), "hint": hint(state)}),
-        );
+        json_nodes.push(json!({
+            "name": node.name, "state": if held.is_some() { "held" } else { state.name() }, "held": held,
+            "detail": state.to_string(), "hint": hint(state),
+        }));
     }
-    let all_open = states.iter().all(|(_, state)| is_open(state));
-    let exit = if all_open { Exit::Done } else { Exit::NotOpen };
+    let open = states.iter().filter(|(_, state)| is_open(state)).count();
+    let all_open = open == states.len();
+    let exit = if all_open {
+        Exit::Done
+    } else if open + stay_sealed == states.len() {
+        Exit::Held
+    } else {
+        Exit::NotOpen
+    };
     Ok(Report {
         exit,
         text: text.trim_end().to_owned(),
@@ -60,7 +82,7 @@ struct Opened {
     not_needed: Vec<String>,
 }
 
-fn open_sealed(app: &App, states: &mut [(&NodeClient, NodeState)]) -> Result<Opened, Error> {
+fn open_sealed(app: &App, waiting: &mut [&mut (&NodeClient, NodeState)]) -> Result<Opened, Error> {
     let state = app.state()?;
     let shared = state.lock_shared()?;
     // Slots that were called off end behind our back, while the nodes are served.
@@ -83,10 +105,7 @@ fn open_sealed(app: &App, states: &mut [(&NodeClient, NodeState)]) -> Result<Ope
             hint: "run `unsealer init --resume`".to_owned(),
         });
     };
-    for (node, state) in states
-        .iter_mut()
-        .filter(|(_, state)| matches!(state, NodeState::Sealed(_)))
-    {
+    for (node, state) in waiting.iter_mut().map(|waiting| &mut **waiting) {
         let client = node.client()?;
         let outcome = node.talk(async {
             Ok(vault::unseal_node(client, &active.shares, active.threshold, vault::SETTLE).await)

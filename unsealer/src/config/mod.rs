@@ -120,6 +120,15 @@ pub enum Listen {
     Unix(PathBuf),
 }
 
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
 impl<'de> Deserialize<'de> for Listen {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
@@ -140,7 +149,7 @@ impl<'de> Deserialize<'de> for Listen {
 }
 
 /// The program behind a slot.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Slot {
     /// An absolute path, or a bare name in one of our own folders.
@@ -356,6 +365,9 @@ impl Config {
             return Some(format!("the slot name {name:?} is not [a-z0-9][a-z0-9-]{{0,31}}"));
         }
         for (index, node) in self.node.iter().enumerate() {
+            if node.name.is_empty() || node.name == crate::state::holds::ALL {
+                return Some(format!("a node cannot be named {:?}", node.name));
+            }
             if self.node.iter().take(index).any(|other| other.name == node.name) {
                 return Some(format!("two nodes are named {:?}", node.name));
             }

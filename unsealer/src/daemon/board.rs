@@ -124,14 +124,14 @@ impl Board {
     }
 
     /// A node that is watched from now on.
-    pub fn add(&self, name: &str, address: &str, plaintext: bool) {
+    pub fn add(&self, name: &str, address: &str, plaintext: bool, held: Option<String>) {
         let row = NodeRow {
             address: address.to_owned(),
             phase: Phase::Unknown,
             since: Instant::now(),
             detail: "not looked at yet".to_owned(),
             plaintext,
-            held: None,
+            held,
             unseals: 0,
             failures: 0,
             durations: Histogram::default(),
@@ -185,11 +185,16 @@ impl Board {
         }
     }
 
-    /// What a slot's program advises.
-    pub fn advised(&self, name: &str, advice: &Advice) {
+    /// What a slot's program advises now, if anything.
+    pub fn advised(&self, name: &str, advice: Option<&Advice>) {
         if let Some(row) = self.held().slots.get_mut(name) {
-            row.advice = Some(advice.reason.clone());
+            row.advice = advice.map(|advice| advice.reason.clone());
         }
+    }
+
+    /// Only these slots are there.
+    pub fn slots_are(&self, is: impl Fn(&str) -> bool) {
+        self.held().slots.retain(|name, _| is(name));
     }
 
     /// The keyring was opened.

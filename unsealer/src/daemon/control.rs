@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::board::{Board, SlotState};
 use super::listen::bind_unix;
@@ -26,6 +26,8 @@ const LIMITS: Limits = Limits {
     bytes: 64 * 1024,
     depth: 4,
 };
+/// Connections at once. Anybody may make them, and none of them may take a descriptor that a node or a program needs.
+const CONNECTIONS: usize = 32;
 /// The time for one exchange.
 const DEADLINE: Duration = Duration::from_secs(5);
 
@@ -126,13 +128,18 @@ impl Drop for Server {
 pub fn start(path: &Path, board: Arc<Board>, orders: mpsc::UnboundedSender<Order>) -> io::Result<Server> {
     // Whoever may ask, the kernel says who it is.
     let listener = bind_unix(path, 0o666)?;
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
     let task = tokio::spawn(async move {
         loop {
+            let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+                return;
+            };
             match listener.accept().await {
                 Ok((stream, _)) => {
                     let (board, orders) = (Arc::clone(&board), orders.clone());
                     tokio::spawn(async move {
                         let _ = tokio::time::timeout(DEADLINE, answer(stream, &board, &orders)).await;
+                        drop(place);
                     });
                 }
                 Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,

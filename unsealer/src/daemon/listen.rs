@@ -5,6 +5,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::os::unix::net::UnixStream as BlockingStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,11 +42,21 @@ enum Socket {
 
 /// Serves until it is dropped.
 #[derive(Debug)]
-pub struct Server(tokio::task::JoinHandle<()>);
+pub struct Server {
+    place: Listen,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Server {
+    /// Where it serves.
+    pub const fn place(&self) -> &Listen {
+        &self.place
+    }
+}
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
     }
 }
 
@@ -55,14 +66,25 @@ pub async fn start(place: &Listen, board: Arc<Board>) -> io::Result<Server> {
         Listen::Tcp(address) => Socket::Tcp(TcpListener::bind(address).await?),
         Listen::Unix(path) => Socket::Unix(bind_unix(path, 0o660)?),
     };
-    Ok(Server(tokio::spawn(serve(socket, board))))
+    Ok(Server {
+        place: place.clone(),
+        task: tokio::spawn(serve(socket, board)),
+    })
 }
 
 /// A unix socket in the place of one that an earlier process has left.
 pub(super) fn bind_unix(path: &Path, mode: u32) -> io::Result<UnixListener> {
     use std::os::unix::fs::{FileTypeExt, PermissionsExt};
     match path.symlink_metadata() {
-        Ok(found) if found.file_type().is_socket() => std::fs::remove_file(path)?,
+        Ok(found) if found.file_type().is_socket() => {
+            if BlockingStream::connect(path).is_ok() {
+                return Err(io::Error::new(
+                    io::ErrorKind::AddrInUse,
+                    "another process listens there",
+                ));
+            }
+            std::fs::remove_file(path)?;
+        }
         Ok(_) => {
             return Err(io::Error::new(
                 io::ErrorKind::AlreadyExists,

@@ -198,7 +198,7 @@ mod tests {
     #[test]
     fn what_is_known_is_there_by_its_name() {
         let board = Board::default();
-        board.add("o\"ne", "http://127.0.0.1:1", false);
+        board.add("o\"ne", "http://127.0.0.1:1", false, None);
         board.phase("o\"ne", Phase::UnsealedActive, String::new);
         board.node("o\"ne", |row| {
             row.unseals = 2;

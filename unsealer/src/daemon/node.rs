@@ -147,6 +147,11 @@ impl Machine {
         }
     }
 
+    /// Takes another policy.
+    pub fn follow(&mut self, policy: OnDeliberateSeal) {
+        self.policy = policy;
+    }
+
     /// Where it stands.
     pub fn phase(&self) -> Phase {
         self.phase
@@ -200,6 +205,12 @@ impl Machine {
                 self.sealed()
             }
             Look::State(NodeState::NotInitialised(_)) => (Phase::Uninitialised, Act::Wait),
+            // One that unseals itself is open as well as any other.
+            Look::State(NodeState::WrongSealType(status) | NodeState::Migrating(status))
+                if status.initialized && !status.sealed =>
+            {
+                (Phase::UnsealedStandby, Act::Wait)
+            }
             Look::State(NodeState::WrongSealType(_) | NodeState::Migrating(_)) => {
                 (Phase::WrongSealType, Act::Wait)
             }
@@ -214,6 +225,9 @@ impl Machine {
         } else if phase == Phase::Unreachable {
             // Whoever comes back may be another process, which knows of no shares.
             self.joining = false;
+        } else if phase == Phase::Unknown {
+            // So says a proxy of a server that is gone: behind the same connection may be another process.
+            self.reconnected();
         }
         self.phase = phase;
         act

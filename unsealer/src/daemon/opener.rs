@@ -29,6 +29,8 @@ use crate::told::Told;
 const UNUSED: Duration = Duration::from_secs(5);
 /// The pause after an opening that failed, at first and at most.
 const BACK_OFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
+/// The pause while somebody changes the keyring.
+const LOCKED: Duration = Duration::from_millis(200);
 /// How long a slot is left out after an error that trying again does not mend.
 const NO_USE: Duration = Duration::from_mins(1);
 
@@ -53,8 +55,8 @@ enum Ask {
     Served,
     /// The shares opened a server: they are its own.
     Proved,
-    /// There is another configuration.
-    Reconfigured(Arc<Config>),
+    /// There is another configuration, and whether a person has asked for it to be read.
+    Reconfigured(Arc<Config>, bool),
 }
 
 /// What nodes ask.
@@ -104,9 +106,15 @@ impl Opener {
         let _ = self.asks.send(Ask::Proved);
     }
 
-    /// Takes another configuration: what was barred may be tried again.
-    pub fn reconfigured(&self, config: Arc<Config>) {
-        let _ = self.asks.send(Ask::Reconfigured(config));
+    /// Takes another configuration. Slots that it has otherwise may be tried again; all of them if a person has asked for it,
+    /// who may have mended what the configuration does not show.
+    pub fn reconfigured(&self, config: Arc<Config>, by_a_person: bool) {
+        let _ = self.asks.send(Ask::Reconfigured(config, by_a_person));
+    }
+
+    /// Whether nobody is left to open anything.
+    pub fn has_ended(&self) -> bool {
+        self.asks.is_closed()
     }
 }
 
@@ -162,17 +170,26 @@ impl Task {
                     self.healer.proved(&self.config);
                     self.after_service(standing)
                 }
-                Ask::Reconfigured(config) => {
-                    self.config = config;
-                    self.barred.clear();
-                    self.failures = 0;
-                    Standing::Closed
-                }
-                Ask::Soon if self.config.opens_ahead() => self.ensure_open(standing, Vec::new()).await,
+                Ask::Reconfigured(config, by_a_person) => self.reconfigured(&config, by_a_person, standing),
+                Ask::Soon if self.config.opens_ahead() => self.ensure_open(standing, None).await,
                 Ask::Soon => standing,
-                Ask::Now(waiter) => self.ensure_open(standing, vec![waiter]).await,
+                Ask::Now(waiter) => self.ensure_open(standing, Some(waiter)).await,
             };
         }
+    }
+
+    /// A file that was written anew with the same slots changes nothing: it must not have a PIN tried again.
+    fn reconfigured(&mut self, config: &Arc<Config>, by_a_person: bool, standing: Standing) -> Standing {
+        let before = std::mem::replace(&mut self.config, Arc::clone(config));
+        self.board.slots_are(|slot| config.slot.contains_key(slot));
+        let same = before.slot == config.slot && before.program_dirs == config.program_dirs;
+        if same && !by_a_person {
+            return standing;
+        }
+        self.barred
+            .retain(|slot, _| !by_a_person && before.slot.get(slot) == config.slot.get(slot));
+        self.failures = 0;
+        Standing::Closed
     }
 
     /// Nothing is kept for nodes that need nothing.
@@ -186,32 +203,32 @@ impl Task {
     async fn ensure_open(
         &mut self,
         standing: Standing,
-        waiters: Vec<oneshot::Sender<Result<Arc<Quorum>, NotOpen>>>,
+        waiter: Option<oneshot::Sender<Result<Arc<Quorum>, NotOpen>>>,
     ) -> Standing {
         let now = Instant::now();
         let standing = match standing {
             Standing::Failed { error, until } if until > now => {
-                for waiter in waiters {
+                if let Some(waiter) = waiter {
                     let _ = waiter.send(Err(error.clone()));
                 }
                 return Standing::Failed { error, until };
             }
             Standing::Open { quorum, until } => {
-                let asked = !waiters.is_empty();
-                for waiter in waiters {
-                    let _ = waiter.send(Ok(Arc::clone(&quorum)));
-                }
-                let until = if asked { now + UNUSED } else { until };
+                let Some(waiter) = waiter else {
+                    return Standing::Open { quorum, until };
+                };
+                let _ = waiter.send(Ok(Arc::clone(&quorum)));
+                let until = now + UNUSED;
                 return Standing::Open { quorum, until };
             }
             _ => self.open().await,
         };
-        for waiter in waiters {
-            let answer = match &standing {
-                Standing::Open { quorum, .. } => Ok(Arc::clone(quorum)),
-                Standing::Failed { error, .. } => Err(error.clone()),
-                Standing::Closed => continue,
-            };
+        let answer = match &standing {
+            Standing::Open { quorum, .. } => Ok(Arc::clone(quorum)),
+            Standing::Failed { error, .. } => Err(error.clone()),
+            Standing::Closed => return standing,
+        };
+        if let Some(waiter) = waiter {
             let _ = waiter.send(answer);
         }
         standing
@@ -242,6 +259,13 @@ impl Task {
                 "the thread that opened the keyring ended without a word",
             )))
         });
+        if let Err(error @ Error::Locked { .. }) = &outcome {
+            // Somebody changes the keyring: that is no failure of it.
+            return Standing::Failed {
+                error: error.to_string(),
+                until: Instant::now() + LOCKED,
+            };
+        }
         self.board.opened(started.elapsed(), outcome.is_ok());
         match outcome {
             Ok(Ready {
@@ -257,8 +281,11 @@ impl Task {
                 }
                 self.note_failures(&failed);
                 self.board.keyring(generation);
+                for slot in &by {
+                    let advice = advice.iter().find(|(name, _)| name == slot);
+                    self.board.advised(slot, advice.map(|(_, advice)| advice));
+                }
                 for (slot, advice) in advice {
-                    self.board.advised(&slot, &advice);
                     if advice.re_enroll {
                         self.healer.advised(&slot, &advice.reason);
                     }
@@ -286,9 +313,15 @@ impl Task {
         }
     }
 
-    /// What failed is not tried again before that makes sense, and never where a try counts against a lockout.
+    /// What failed is not tried again before that makes sense, and never where a try may count against a lockout: a program
+    /// that was given a credential, and says neither that the device is away nor that it is busy, may have tried it.
     fn note_failures(&mut self, failed: &[(String, kdf_api::Error)]) {
         for (slot, error) in failed {
+            let given = self
+                .config
+                .slot
+                .get(slot)
+                .is_some_and(|slot| !slot.credentials.is_empty());
             self.board
                 .slot(slot, SlotState::Failed(error.code, Told::from(error).text("  ")));
             let until = match error.code.retry() {
@@ -297,6 +330,7 @@ impl Task {
                     let wait = error.retry_after.unwrap_or(BACK_OFF.1);
                     Some(Instant::now() + wait)
                 }
+                Retry::Never if given => None,
                 Retry::Never => Some(Instant::now() + NO_USE),
                 Retry::Backoff => continue,
             };

@@ -19,12 +19,12 @@ use super::control::{self, Order, Question};
 use super::listen;
 use super::node::{Machine, Pace, Phase};
 use super::opener::Opener;
-use super::watch::{Orders, Setup, Watch};
+use super::watch::{Orders, Rules, Setup, Watch};
 use crate::app::{NodeClient, nodes_of};
 use crate::config::{Config, Node};
 use crate::error::Error;
-use crate::state::StateFolder;
 use crate::state::holds::{ALL, Holds, Why};
+use crate::state::{Exclusive, StateFolder};
 
 /// How often files are looked at: a configuration or certificate that was replaced is taken without being told.
 const LOOK_AT_FILES: Duration = Duration::from_secs(5);
@@ -64,6 +64,7 @@ pub fn run(start: Start) -> Result<(), Error> {
 #[derive(Debug)]
 struct Running {
     node: Node,
+    /// Of its certificates.
     fingerprint: Fingerprint,
     orders: channel::Sender<Orders>,
     task: JoinHandle<()>,
@@ -84,8 +85,23 @@ struct Service {
     board: Arc<Board>,
     opener: Opener,
     running: BTreeMap<String, Running>,
+    /// Nodes that cannot be watched, and why.
+    unwatched: BTreeMap<String, String>,
     sealed: (super::watch::Sealed, mpsc::UnboundedReceiver<(String, Why)>),
     listener: Option<listen::Server>,
+    /// Why nothing is listened on, if something is to be.
+    not_listening: Option<String>,
+    /// Nobody else keeps these holds.
+    _alone: Option<Exclusive>,
+}
+
+/// Why a configuration is read again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Because {
+    /// A person said so, who has mended what is to be tried again.
+    Told,
+    /// The file is another one.
+    Changed,
 }
 
 struct Signals {
@@ -113,6 +129,14 @@ impl Service {
             nodes_of_config,
             state,
         } = start;
+        let alone = match state.lock_for_daemon() {
+            Ok(lock) => Some(lock),
+            Err(error @ Error::Locked { .. }) => return Err(error),
+            Err(error) => {
+                warn!(%error, "holds do not outlive this process");
+                None
+            }
+        };
         let config = Arc::new(config);
         let board = Arc::new(Board::default());
         let opener = Opener::start(Arc::clone(&config), state.clone(), Arc::clone(&board));
@@ -127,8 +151,11 @@ impl Service {
             board,
             opener,
             running: BTreeMap::new(),
+            unwatched: BTreeMap::new(),
             sealed: mpsc::unbounded_channel(),
             listener: None,
+            not_listening: None,
+            _alone: alone,
         })
     }
 
@@ -141,7 +168,7 @@ impl Service {
         let _control = control::start(&socket, Arc::clone(&self.board), orders)
             .inspect_err(|error| warn!(socket = %socket.display(), %error, "no control socket: status, hold and release do not reach this daemon"))
             .ok();
-        self.listen().await?;
+        self.listen().await;
         self.bring_nodes_in_line();
         info!(nodes = self.running.len(), "watching");
         notify(&[NotifyState::Ready]);
@@ -154,12 +181,15 @@ impl Service {
             tokio::select! {
                 _ = signals.end.recv() => break,
                 _ = signals.interrupt.recv() => break,
-                _ = signals.reload.recv() => self.reload().await,
+                _ = signals.reload.recv() => self.reload(Because::Told).await,
                 Some((node, why)) = self.sealed.1.recv() => self.stays_sealed(&node, why),
                 Some(Order { question, answer }) = ordered.recv() => {
                     let _ = answer.send(self.order(&question));
                 }
-                _ = files.tick() => self.look_at_files().await,
+                _ = files.tick() => {
+                    self.see_to_tasks()?;
+                    self.look_at_files().await;
+                }
                 _ = second.tick(), if self.holds.any_with_an_end() => self.tick_holds(false),
                 _ = holds.tick() => self.tick_holds(true),
                 () = beat(&mut watchdog) => notify(&[NotifyState::Watchdog]),
@@ -171,15 +201,52 @@ impl Service {
         Ok(())
     }
 
-    async fn listen(&mut self) -> Result<(), Error> {
-        self.listener = None;
-        if let Some(place) = &self.config.daemon.listen {
-            let server = listen::start(place, Arc::clone(&self.board)).await;
-            self.listener = Some(server.map_err(|error| Error::Config {
-                place: "daemon.listen".to_owned(),
-                what: format!("cannot be listened on: {error}"),
-                hint: None,
-            })?);
+    /// Serves metrics and health checks where the configuration says. Without them nodes are kept unsealed all the same, and
+    /// it is tried again with the next look at files.
+    async fn listen(&mut self) {
+        let wanted = self.config.daemon.listen.as_ref();
+        if self.listener.as_ref().map(listen::Server::place) == wanted {
+            return;
+        }
+        let Some(place) = wanted else {
+            self.listener = None;
+            return;
+        };
+        match listen::start(place, Arc::clone(&self.board)).await {
+            Ok(server) => {
+                self.listener = Some(server);
+                self.not_listening = None;
+            }
+            Err(error) => {
+                let why = error.to_string();
+                if self.not_listening.as_ref() != Some(&why) {
+                    error!(%place, %error, "metrics and health checks are not served");
+                }
+                self.not_listening = Some(why);
+            }
+        }
+    }
+
+    /// A task that ended by itself has met a fault of ours. A node's is begun anew; without the one that opens the keyring
+    /// nothing is left to do but to end, for whoever starts us anew.
+    fn see_to_tasks(&mut self) -> Result<(), Error> {
+        if self.opener.has_ended() {
+            let fault = std::io::Error::other("the task that opens the keyring has ended");
+            return Err(Error::file("go on with", Path::new("unsealer run"), fault));
+        }
+        let ended: Vec<_> = self
+            .running
+            .iter()
+            .filter(|(_, running)| running.task.is_finished())
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in ended {
+            error!(
+                node = name,
+                "the task that watches the node has ended: it is begun anew"
+            );
+            self.running.remove(&name);
+            self.board.remove(&name);
         }
         Ok(())
     }
@@ -191,9 +258,9 @@ impl Service {
             .running
             .iter()
             .filter(|(name, running)| {
-                wanted.get(name.as_str()).is_none_or(|node| {
-                    **node != running.node || fingerprint(&files_of(node)) != running.fingerprint
-                })
+                wanted
+                    .get(name.as_str())
+                    .is_none_or(|node| **node != running.node)
             })
             .map(|(name, _)| name.clone())
             .collect();
@@ -203,6 +270,17 @@ impl Service {
                 running.task.abort();
                 self.board.remove(&name);
                 info!(node = name, "no longer watched as it was");
+            }
+        }
+        for running in self.running.values_mut() {
+            running.renew();
+        }
+        let unwatched = std::mem::take(&mut self.unwatched);
+        for (name, why) in unwatched {
+            if wanted.contains_key(name.as_str()) {
+                self.unwatched.insert(name, why);
+            } else {
+                self.board.remove(&name);
             }
         }
         let new: Vec<_> = self
@@ -220,18 +298,26 @@ impl Service {
     }
 
     fn start(&mut self, node: Node) {
+        // Before the files are read: what changes meanwhile is seen the next time.
+        let fingerprint = fingerprint(&files_of(&node));
+        let held = self.holds.words(&node.name);
         let made = NodeClient::new(&node);
         let plaintext = made.as_ref().is_ok_and(NodeClient::sends_in_clear);
-        self.board.add(&node.name, &node.address, plaintext);
         let client = match made.and_then(|made| made.client().cloned()) {
             Ok(client) => client,
             Err(error) => {
                 // Looked at again with the files: a certificate may come late.
-                error!(node = node.name, %error, "the node cannot be watched");
-                self.board.phase(&node.name, Phase::Unknown, || error.to_string());
+                let why = error.to_string();
+                if self.unwatched.insert(node.name.clone(), why.clone()).as_ref() != Some(&why) {
+                    error!(node = node.name, %error, "the node cannot be watched");
+                    self.board.add(&node.name, &node.address, plaintext, held);
+                    self.board.phase(&node.name, Phase::Unknown, || why);
+                }
                 return;
             }
         };
+        self.unwatched.remove(&node.name);
+        self.board.add(&node.name, &node.address, plaintext, held.clone());
         if plaintext {
             warn!(
                 node = node.name,
@@ -239,25 +325,19 @@ impl Service {
                 "key shares travel in clear, as the configuration accepts"
             );
         }
-        let held = self.holds.words(&node.name);
-        self.board.node(&node.name, |row| row.held.clone_from(&held));
-        let (orders, receiver) = channel::channel(Orders {
-            held: held.clone(),
-            ..Orders::default()
-        });
+        let rules = Rules::of(&self.config);
+        let (orders, receiver) = channel::channel(Orders::new(held.clone(), rules, client));
         let watch = Watch::new(Setup {
             name: node.name.clone(),
-            client,
-            machine: Machine::new(self.config.on_deliberate_seal, held.is_some()),
+            machine: Machine::new(rules.on_deliberate_seal, held.is_some()),
             pace: Pace::default(),
-            limit: self.config.unseals_per_hour,
             board: Arc::clone(&self.board),
             opener: self.opener.clone(),
             orders: receiver,
             sealed: self.sealed.0.clone(),
         });
         let running = Running {
-            fingerprint: fingerprint(&files_of(&node)),
+            fingerprint,
             orders,
             task: tokio::spawn(watch.run()),
             node,
@@ -268,22 +348,23 @@ impl Service {
     async fn look_at_files(&mut self) {
         let now = fingerprint(&[Some(&self.config_file)]);
         if now == self.config_fingerprint {
-            // Certificates, and nodes whose certificates were not there yet.
+            // Certificates, and nodes whose certificates were not there yet; and a port that was taken.
             self.bring_nodes_in_line();
+            self.listen().await;
         } else {
-            self.reload().await;
+            self.reload(Because::Changed).await;
         }
     }
 
     /// Reads the configuration again. A bad one leaves the old one in force.
-    async fn reload(&mut self) {
+    async fn reload(&mut self, because: Because) {
         if let Ok(now) = NotifyState::monotonic_usec_now() {
             notify(&[NotifyState::Reloading, now]);
         }
         self.config_fingerprint = fingerprint(&[Some(&self.config_file)]);
         match self.new_configuration() {
             Ok(config) => {
-                self.take(config).await;
+                self.take(config, because).await;
                 self.board.config_read(true);
                 info!(nodes = self.running.len(), "the configuration was read again");
             }
@@ -297,7 +378,9 @@ impl Service {
 
     /// What the file says now. One that is gone, or that names no node any more, is a mistake too: nodes were in it.
     fn new_configuration(&self) -> Result<Config, Error> {
-        let config = Config::load(&self.config_file, self.nodes_of_config)?;
+        // Where none was needed at the start, one that was there must not be gone: its slots would be, too.
+        let had_one = self.nodes_of_config || !self.config.slot.is_empty();
+        let config = Config::load(&self.config_file, had_one)?;
         if self.nodes_of_config && nodes_of(&config)?.is_empty() {
             return Err(Error::Config {
                 place: self.config_file.display().to_string(),
@@ -308,26 +391,26 @@ impl Service {
         Ok(config)
     }
 
-    async fn take(&mut self, config: Config) {
-        let listens_elsewhere = config.daemon.listen != self.config.daemon.listen;
-        // What nodes are made with, beside their own table.
-        let all_anew = config.on_deliberate_seal != self.config.on_deliberate_seal
-            || config.unseals_per_hour != self.config.unseals_per_hour;
+    async fn take(&mut self, config: Config, because: Because) {
+        if config.keyring != self.config.keyring || config.daemon.log != self.config.daemon.log {
+            warn!("another `keyring` or `log` is taken when the daemon is started anew");
+        }
         if self.nodes_of_config {
             self.nodes.clone_from(&config.node);
         }
         self.config = Arc::new(config);
-        self.opener.reconfigured(Arc::clone(&self.config));
-        if all_anew {
-            for (name, running) in std::mem::take(&mut self.running) {
-                running.task.abort();
-                self.board.remove(&name);
-            }
+        self.opener
+            .reconfigured(Arc::clone(&self.config), because == Because::Told);
+        let rules = Rules::of(&self.config);
+        for running in self.running.values() {
+            running.orders.send_if_modified(|orders| {
+                let changes = orders.rules != rules;
+                orders.rules = rules;
+                changes
+            });
         }
         self.bring_nodes_in_line();
-        if listens_elsewhere && let Err(error) = self.listen().await {
-            error!(%error, "metrics and health checks are not served");
-        }
+        self.listen().await;
     }
 
     /// A node's task says that the node stays sealed from now on, over restarts.
@@ -343,20 +426,23 @@ impl Service {
             let names: Vec<_> = self.nodes.iter().map(|node| node.name.as_str()).collect();
             return Err(format!("there is no node {node}: there are {}", names.join(", ")));
         }
-        let changed = match question.verb.as_str() {
+        // What cannot be saved is not done.
+        let mut holds = self.holds.clone();
+        let mut changed = match question.verb.as_str() {
             "hold" => {
                 let how_long = question.for_s.map(Duration::from_secs);
-                self.holds.hold(node, Why::Operator, how_long);
+                holds.hold(node, Why::Operator, how_long);
                 true
             }
-            "release" => {
-                // Both have to be done: a node that gives up is not held.
-                let gave_up = self.try_again(node);
-                self.holds.release(node) || gave_up
-            }
+            "release" => holds.release(node).map_err(|error| in_full(&error))?,
             other => return Err(format!("there is no verb {other}")),
         };
-        self.holds.write(&self.state).map_err(|error| error.to_string())?;
+        holds.write(&self.state).map_err(|error| in_full(&error))?;
+        self.holds = holds;
+        if question.verb == "release" {
+            // A node that gives up is not held, and waits for the same word.
+            changed |= self.try_again(node);
+        }
         info!(audit = question.verb, node, "by an operator");
         self.tell_holds();
         Ok(json!({"changed": changed, "node": node}))
@@ -416,6 +502,35 @@ impl Service {
             // One that is in the midst of a submission may finish it.
             let _ = tokio::time::timeout_at(end, running.task).await;
         }
+    }
+}
+
+impl Running {
+    /// Reads its certificates again if they are others. Until they can be used the old ones are; a connection that there is
+    /// already stays.
+    fn renew(&mut self) {
+        let now = fingerprint(&files_of(&self.node));
+        if now == self.fingerprint {
+            return;
+        }
+        self.fingerprint = now;
+        match NodeClient::new(&self.node).and_then(|made| made.client().cloned()) {
+            Ok(client) => {
+                info!(node = self.node.name, "its certificates were read again");
+                self.orders.send_modify(|orders| orders.renew(client));
+            }
+            Err(error) => {
+                error!(node = self.node.name, %error, "the new certificates are not taken: the old ones stay in force");
+            }
+        }
+    }
+}
+
+/// An error in one line, for whoever asked over the socket.
+fn in_full(error: &Error) -> String {
+    match error.hint() {
+        Some(hint) => format!("{error}: {hint}"),
+        None => error.to_string(),
     }
 }
 

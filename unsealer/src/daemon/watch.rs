@@ -10,6 +10,7 @@ use tracing::{error, info, warn};
 use super::board::Board;
 use super::node::{Act, Look, Machine, Pace, Phase};
 use super::opener::Opener;
+use crate::config::{Config, OnDeliberateSeal};
 use crate::state::holds::Why;
 use crate::vault::{self, Client, Connection, Error, HealthState, NodeState, Submitted};
 
@@ -19,9 +20,30 @@ const LOOK: Duration = Duration::from_secs(5);
 const JOIN: Duration = Duration::from_mins(1);
 /// How long a server that ends in order may still answer, sealed, before its connection ends.
 const CONFIRM: Duration = Duration::from_secs(1);
+/// How long a whole submission may take: a node that answers each time, and late, must not keep shares in memory.
+const SUBMISSION: Duration = Duration::from_mins(1);
+
+/// What the configuration says of all nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// What to do about a node that somebody sealed.
+    pub on_deliberate_seal: OnDeliberateSeal,
+    /// How often a node may be unsealed in an hour.
+    pub limit: Option<u32>,
+}
+
+impl Rules {
+    /// Those of a configuration.
+    pub fn of(config: &Config) -> Self {
+        Self {
+            on_deliberate_seal: config.on_deliberate_seal,
+            limit: config.unseals_per_hour,
+        }
+    }
+}
 
 /// What is asked of a node's task.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Orders {
     /// Whether the node is held, and why.
     pub held: Option<String>,
@@ -29,6 +51,32 @@ pub struct Orders {
     pub released: u64,
     /// Whether the task is to end.
     pub end: bool,
+    /// What it goes by.
+    pub rules: Rules,
+    /// How to talk to the node.
+    client: Client,
+    /// How often that changed.
+    renewed: u64,
+}
+
+impl Orders {
+    /// The first ones.
+    pub const fn new(held: Option<String>, rules: Rules, client: Client) -> Self {
+        Self {
+            held,
+            released: 0,
+            end: false,
+            rules,
+            client,
+            renewed: 0,
+        }
+    }
+
+    /// The node is talked to by other certificates from now on.
+    pub fn renew(&mut self, client: Client) {
+        self.client = client;
+        self.renewed += 1;
+    }
 }
 
 /// What a node's task tells whoever keeps the holds.
@@ -57,11 +105,12 @@ pub struct Watch {
     sealed_at: Option<Instant>,
     /// Until when it may join its cluster.
     joining: Option<Instant>,
+    /// Whether it was looked at before.
+    looked: bool,
     /// Why the last attempt failed, while it is not open.
     setback: Option<String>,
     /// The unseals of the last hour, where they are limited.
     recent: Vec<Instant>,
-    limit: Option<u32>,
 }
 
 /// What a task is made from.
@@ -69,14 +118,10 @@ pub struct Watch {
 pub struct Setup {
     /// The node's name.
     pub name: String,
-    /// How to talk to it.
-    pub client: Client,
     /// Its machine.
     pub machine: Machine,
     /// When to look.
     pub pace: Pace,
-    /// How often it may be unsealed in an hour.
-    pub limit: Option<u32>,
     /// Where all that is known is kept.
     pub board: Arc<Board>,
     /// Who has the shares.
@@ -92,10 +137,8 @@ impl Watch {
     pub fn new(setup: Setup) -> Self {
         let Setup {
             name,
-            client,
             machine,
             pace,
-            limit,
             board,
             opener,
             orders,
@@ -104,7 +147,7 @@ impl Watch {
         let obeyed = orders.borrow().clone();
         Self {
             name,
-            client,
+            client: obeyed.client.clone(),
             machine,
             pace,
             board,
@@ -117,9 +160,9 @@ impl Watch {
             since: Instant::now(),
             sealed_at: None,
             joining: None,
+            looked: false,
             setback: None,
             recent: Vec::new(),
-            limit,
         }
     }
 
@@ -156,11 +199,32 @@ impl Watch {
             self.setback = None;
             self.joining = None;
         }
+        if orders.renewed != self.obeyed.renewed {
+            self.client = orders.client.clone();
+        }
+        self.machine.follow(orders.rules.on_deliberate_seal);
         self.obeyed = orders;
     }
 
     /// One look, over the connection that there is, or over a new one.
     async fn look(&mut self) -> Look {
+        let confirms = self.machine.suspects();
+        match self.look_at_it().await {
+            // A server that ends in order has closed its port, and may be slow to let go of its connections.
+            Look::State(NodeState::Sealed(status)) if confirms && self.connection.is_some() => {
+                match Box::pin(self.client.connect(LOOK)).await {
+                    Ok(_) => Look::State(NodeState::Sealed(status)),
+                    Err(error) => {
+                        self.connection = None;
+                        Look::State(Err(error).into())
+                    }
+                }
+            }
+            look => look,
+        }
+    }
+
+    async fn look_at_it(&mut self) -> Look {
         if let Some(mut connection) = self.connection.take() {
             let look = ask(&mut connection, self.machine.phase().is_open()).await;
             match &look {
@@ -213,7 +277,9 @@ impl Watch {
             self.setback = None;
         } else if matches!(phase, Phase::Sealed | Phase::Joining) {
             self.sealed_at.get_or_insert_with(Instant::now);
-        } else if phase == Phase::Unreachable {
+        } else if matches!(phase, Phase::Unreachable | Phase::Held) {
+            // What was sealed is gone, or is to be sealed: it does not wait for us.
+            self.sealed_at = None;
             self.joining = None;
         }
         if let Look::State(NodeState::Unreachable(error) | NodeState::Unknown(error)) = look {
@@ -222,7 +288,9 @@ impl Watch {
                 .node(&self.name, |row| *row.errors.entry(reason).or_default() += 1);
         }
         self.publish(look);
-        if phase != before && phase == Phase::Unreachable && self.machine.may_unseal() {
+        // Not each time that one comes and goes which never opens.
+        let was_open = before.is_open() || !std::mem::replace(&mut self.looked, true);
+        if phase == Phase::Unreachable && was_open && self.machine.may_unseal() {
             self.opener.soon();
         } else if phase != before && !phase.may_need_shares() {
             self.opener.served();
@@ -280,9 +348,22 @@ impl Watch {
                 return;
             }
         };
+        let (held, ends) = {
+            let orders = self.orders.borrow();
+            (orders.held.is_some(), orders.end)
+        };
+        if held || ends {
+            // Somebody said so while the keyring was being opened.
+            return;
+        }
         self.board.phase(&self.name, Phase::Unsealing, || {
             "it is being given its key shares".to_owned()
         });
+        info!(
+            audit = "shares-submitted",
+            node = self.name,
+            "the node is given its key shares"
+        );
         // Its future is large, and a node seldom needs it.
         let submission = Box::pin(vault::submit(
             &self.client,
@@ -290,9 +371,20 @@ impl Watch {
             &quorum.shares,
             quorum.threshold,
         ));
-        let outcome = submission.await;
+        let outcome = timeout(SUBMISSION, submission).await.unwrap_or_else(|_| {
+            Err(Error::Deadline {
+                address: self.client.address().clone(),
+                stage: vault::Stage::Waiting,
+                after: SUBMISSION,
+            })
+        });
         drop(quorum);
         match outcome {
+            // What it is now, it says itself; and nothing is proven of the shares.
+            Ok(Submitted::WasOpen) => {
+                let look = self.look().await;
+                self.saw(&look);
+            }
             Ok(Submitted::Unsealed(_)) => {
                 self.count_unsealed();
                 // What it is now, it says itself.
@@ -311,7 +403,7 @@ impl Watch {
     }
 
     fn count_unsealed(&mut self) {
-        if self.limit.is_some() {
+        if self.obeyed.rules.limit.is_some() {
             self.recent.push(Instant::now());
         }
         let took = self.sealed_at.take().map(|at| at.elapsed()).unwrap_or_default();
@@ -368,7 +460,9 @@ impl Watch {
     }
 
     fn is_over_the_limit(&mut self) -> bool {
-        let Some(limit) = self.limit else { return false };
+        let Some(limit) = self.obeyed.rules.limit else {
+            return false;
+        };
         self.recent.retain(|at| at.elapsed() < Duration::from_hours(1));
         self.recent.len() >= usize::try_from(limit).unwrap_or(usize::MAX)
     }
@@ -422,10 +516,12 @@ async fn state_of(connection: &mut Connection, open: bool) -> Look {
         }
     }
     match NodeState::from(connection.seal_status().await) {
-        NodeState::Unsealed(status) if !open => match connection.health().await {
-            Ok(health) if health.state.is_open() => Look::Open(health.state),
-            _ => Look::State(NodeState::Unsealed(status)),
-        },
+        state if !open && state.status().is_some_and(|status| !status.sealed) => {
+            match connection.health().await {
+                Ok(health) if health.state.is_open() => Look::Open(health.state),
+                _ => Look::State(state),
+            }
+        }
         state => Look::State(state),
     }
 }

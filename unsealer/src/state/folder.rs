@@ -92,7 +92,16 @@ impl StateFolder {
 
     /// Takes the lock for writing. Fails soon if somebody else has it.
     pub fn lock(&self) -> Result<Exclusive, Error> {
-        let path = self.file("lock");
+        self.lock_file("lock")
+    }
+
+    /// Takes the lock that a daemon has as long as it runs: there is one for a state folder, and the holds are its own.
+    pub fn lock_for_daemon(&self) -> Result<Exclusive, Error> {
+        self.lock_file("daemon.lock")
+    }
+
+    fn lock_file(&self, name: &str) -> Result<Exclusive, Error> {
+        let path = self.file(name);
         let file = open_lock(&path).map_err(|error| Error::file("open the lock", &path, error))?;
         match take(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Exclusive { _file: file }),

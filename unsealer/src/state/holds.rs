@@ -106,6 +106,14 @@ impl Holds {
     }
 
     fn hold_at(&mut self, node: &str, why: Why, how_long: Option<Duration>, now: Now) {
+        // Whoever holds for a while what somebody else holds without end does not end that.
+        let endless = self
+            .holds
+            .get(node)
+            .is_some_and(|hold| hold.left_s.is_none() && hold.why != Why::Operator);
+        if endless && how_long.is_some() {
+            return;
+        }
         let hold = Hold {
             why,
             left_s: how_long.map(|time| time.as_secs()),
@@ -115,14 +123,22 @@ impl Holds {
         self.holds.insert(node.to_owned(), hold);
     }
 
-    /// Releases a node, or all of them by [`ALL`]. Says whether anything was held.
-    pub fn release(&mut self, node: &str) -> bool {
+    /// Releases a node, or all of them by [`ALL`]. Says whether anything was held; a node that is held with all the others is
+    /// not released alone.
+    pub fn release(&mut self, node: &str) -> Result<bool, Error> {
         if node == ALL {
             let any = !self.holds.is_empty();
             self.holds.clear();
-            return any;
+            return Ok(any);
         }
-        self.holds.remove(node).is_some()
+        if self.holds.contains_key(ALL) {
+            return Err(Error::Config {
+                place: format!("release {node}"),
+                what: "all nodes are held together".to_owned(),
+                hint: Some("`unsealer release` releases them all; `unsealer hold NAME` holds one".to_owned()),
+            });
+        }
+        Ok(self.holds.remove(node).is_some())
     }
 
     /// Why a node is held, if it is.
@@ -240,9 +256,24 @@ mod tests {
         let mut holds = Holds::default();
         holds.hold(ALL, Why::Operator, None);
         assert_eq!(holds.of("any"), Some(Why::Operator));
-        assert!(!holds.release("any"), "it is not held by its name");
-        assert!(holds.release(ALL));
+        let error = holds.release("any").unwrap_err();
+        assert_eq!(error.to_string(), "release any: all nodes are held together");
+        assert!(holds.release(ALL).unwrap());
         assert_eq!(holds.of("any"), None);
+        assert!(!holds.release("any").unwrap());
+    }
+
+    #[test]
+    fn a_hold_for_a_while_does_not_end_one_without_end() {
+        let mut holds = Holds::default();
+        let hour = Some(Duration::from_hours(1));
+        holds.hold("one", Why::DeliberateSeal, None);
+        holds.hold("one", Why::Operator, hour);
+        assert_eq!(holds.words("one").unwrap(), "it was sealed on purpose");
+        // An operator may think better of it.
+        holds.hold("two", Why::Operator, None);
+        holds.hold("two", Why::Operator, hour);
+        assert_eq!(holds.words("two").unwrap(), "by an operator, for another 60 min");
     }
 
     #[test]

@@ -158,7 +158,7 @@ impl NodeState {
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Unreachable(_) => "unreachable",
-            Self::NotInitialised(_) => "not-initialised",
+            Self::NotInitialised(_) => "uninitialised",
             Self::Sealed(_) => "sealed",
             Self::Unsealed(_) => "unsealed",
             Self::WrongSealType(_) => "wrong-seal-type",
@@ -269,7 +269,7 @@ mod tests {
         for (change, name) in [
             (&[][..], "sealed"),
             (&[open], "unsealed"),
-            (&[fresh], "not-initialised"),
+            (&[fresh], "uninitialised"),
             (&[kms], "wrong-seal-type"),
             (&[kms, open], "wrong-seal-type"),
             (&[recovery], "wrong-seal-type"),
@@ -318,7 +318,7 @@ mod tests {
         let body = SEALED
             .replace("\"initialized\":true", "\"initialized\":false")
             .replace("\"t\":2,\"n\":3,\"progress\":1", "\"t\":0,\"n\":0,\"progress\":0");
-        assert_eq!(NodeState::of(parsed(&body).unwrap()).name(), "not-initialised");
+        assert_eq!(NodeState::of(parsed(&body).unwrap()).name(), "uninitialised");
     }
 
     proptest! {

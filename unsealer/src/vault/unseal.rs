@@ -66,8 +66,10 @@ pub async fn unseal_node(
 /// A submission that went well.
 #[derive(Clone, Debug)]
 pub enum Submitted {
-    /// The node is open.
+    /// The node is open, by shares of ours.
     Unsealed(SealStatus),
+    /// The node is open, and somebody else did that.
+    WasOpen,
     /// It took the quorum, and is not open yet: a raft follower joins its cluster first. Whoever submitted it needs the
     /// shares no more, and watches.
     Taken,
@@ -86,6 +88,7 @@ pub async fn submit(
     session.end().await;
     Ok(match outcome? {
         Outcome::Unsealed(status) => Submitted::Unsealed(status),
+        Outcome::WasOpen(_) => Submitted::WasOpen,
         Outcome::Taken { .. } => Submitted::Taken,
         Outcome::Disturbed => {
             return Err(Error::Disturbed {
@@ -98,6 +101,8 @@ pub async fn submit(
 /// What became of a quorum.
 enum Outcome {
     Unsealed(SealStatus),
+    /// Unsealed, and not by our last share.
+    WasOpen(SealStatus),
     /// Taken, but the server is not open yet. It has until then.
     Taken {
         until: Instant,
@@ -182,7 +187,7 @@ impl<'a> Session<'a> {
         settle: Duration,
     ) -> Result<SealStatus, Error> {
         match self.attempt(shares, threshold, settle).await? {
-            Outcome::Unsealed(status) => Ok(status),
+            Outcome::Unsealed(status) | Outcome::WasOpen(status) => Ok(status),
             Outcome::Taken { until } => self.settle(until, settle).await,
             Outcome::Disturbed => Err(Error::Disturbed {
                 address: self.address(),
@@ -202,7 +207,7 @@ impl<'a> Session<'a> {
         // would keep a server sealed for ever.
         for _ in 0..2 {
             let status = match self.look().await? {
-                NodeState::Unsealed(status) => return Ok(Outcome::Unsealed(status)),
+                NodeState::Unsealed(status) => return Ok(Outcome::WasOpen(status)),
                 NodeState::Sealed(status) => status,
                 state => return Err(self.no_shares_for(state)),
             };
@@ -225,7 +230,7 @@ impl<'a> Session<'a> {
         }
         // Shares of two unsealers may also add up.
         match self.look().await? {
-            NodeState::Unsealed(status) => Ok(Outcome::Unsealed(status)),
+            NodeState::Unsealed(status) => Ok(Outcome::WasOpen(status)),
             _ => Ok(Outcome::Disturbed),
         }
     }
@@ -284,7 +289,12 @@ impl<'a> Session<'a> {
                 Err(error) => return Err(error),
             };
             if !status.sealed {
-                return Ok(Outcome::Unsealed(status));
+                // Before our last one it took shares of somebody else, too.
+                return Ok(if last {
+                    Outcome::Unsealed(status)
+                } else {
+                    Outcome::WasOpen(status)
+                });
             }
             let as_expected = if last {
                 status.progress == 0

@@ -41,7 +41,7 @@ fn sealed_unsealed_fresh_other_seal_migrating() {
     );
     let fresh = changed("\"initialized\":true", "\"initialized\":false")
         .replace("\"t\":2,\"n\":3", "\"t\":0,\"n\":0");
-    assert_eq!(state_of(&fresh), "not-initialised");
+    assert_eq!(state_of(&fresh), "uninitialised");
 }
 
 #[test]

@@ -43,6 +43,8 @@ pub(super) struct Findings {
     all: Vec<Finding>,
     /// Problems that a person is needed for at each reboot, and nothing else is wrong with.
     for_a_person: usize,
+    /// Nodes that stay sealed on purpose.
+    held: usize,
 }
 
 impl Findings {
@@ -71,6 +73,12 @@ impl Findings {
         hint: impl Into<String>,
     ) {
         self.note(Level::Problem, check, name, what.into(), Some(hint.into()));
+    }
+
+    /// A node stays sealed because somebody wants that.
+    pub(super) fn held(&mut self, check: &'static str, node: &str, what: String, hint: String) {
+        self.held += 1;
+        self.warning(check, Some(node), what, hint);
     }
 
     /// Everything waits for a person, who then opens it.
@@ -119,6 +127,7 @@ impl Findings {
     pub(super) fn into_report(self) -> Report {
         let (problems, warnings) = (self.count(Level::Problem), self.count(Level::Warning));
         let (exit, verdict) = match problems {
+            0 if self.held > 0 => (Exit::Held, "the next reboot would leave sealed what is held"),
             0 => (Exit::Done, "the next reboot would unseal"),
             count if count == self.for_a_person => {
                 (Exit::NeedsPerson, "the next reboot would wait for a person")
@@ -136,7 +145,7 @@ impl Findings {
             counted(warnings, "warning")
         );
         let json = json!({
-            "would_unseal": problems == 0, "verdict": verdict, "problems": problems, "warnings": warnings,
+            "would_unseal": exit == Exit::Done, "verdict": verdict, "problems": problems, "warnings": warnings,
             "findings": self.all,
         });
         Report { exit, text, json }
@@ -188,6 +197,14 @@ mod tests {
             report.text,
             "ok      slot tpm: opens\nWARNING recovery: there is none\n          name a recipient\n\n\
              the next reboot would unseal: no problems, 1 warning"
+        );
+
+        let mut held = Findings::default();
+        held.held("hold", "one", "it is held".to_owned(), "release it".to_owned());
+        let report = held.into_report();
+        assert_eq!(
+            (report.exit, &report.json["would_unseal"]),
+            (Exit::Held, &json!(false))
         );
 
         let waiting = || {

@@ -29,9 +29,9 @@ pub(super) fn holds(app: &App, state: &StateFolder, findings: &mut Findings) -> 
     holds.tick();
     for node in app.node_tables().0 {
         if let Some(words) = holds.words(&node.name) {
-            findings.warning(
+            findings.held(
                 CHECK,
-                Some(&node.name),
+                &node.name,
                 format!("it is held, and stays sealed: {words}"),
                 format!("`unsealer release {}` ends that", node.name),
             );

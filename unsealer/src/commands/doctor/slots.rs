@@ -91,7 +91,10 @@ fn reason_not_to_try(name: &str, said: &Said) -> Option<kdf_api::Error> {
             }
             State::Unavailable => Some(kdf_api::Error::new(Code::Unavailable, what)),
         },
-        Ok(None) => None,
+        Ok(None) => {
+            let hint = format!("its program has no verb `health`; `unsealer slot test {name}` tries it");
+            Some(kdf_api::Error::new(Code::CredentialNeeded, what).hint(hint))
+        }
     }
 }
 
@@ -189,7 +192,8 @@ fn together(
         let what = format!("{opened} of {all} slots open with nobody there, and {needed} are needed");
         if opened + waiting >= needed {
             let hint = "give them their credentials, as in credentials = { pin = \"credential:NAME\" }, or add a slot \
-                        that needs none. If only the daemon's service has them, look from there";
+                        that needs none. If only the daemon's service has them, ask as it does: `systemd-run --pipe \
+                        --property=User=unsealer --property=LoadCredential=NAME:FILE unsealer doctor`";
             findings.waits_for_a_person(CHECK, what, hint);
         } else {
             findings.problem(

@@ -115,7 +115,10 @@ impl Row {
         Self {
             name: node.name.clone(),
             address: node.address.clone(),
-            state: state.name().to_owned(),
+            state: match state {
+                NodeState::Sealed(_) if held.is_some() => "held".to_owned(),
+                state => state.name().to_owned(),
+            },
             open: is_open(state),
             held,
             detail: state.to_string(),
