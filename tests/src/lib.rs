@@ -15,6 +15,7 @@
 pub mod changes;
 pub mod daemon;
 pub mod fake_vault;
+pub mod faulty_proxy;
 pub mod frozen;
 pub mod http;
 pub mod known;

@@ -4,17 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch as channel;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{error, info, warn};
 
+use super::ask;
 use super::board::Board;
 use super::node::{Act, Look, Machine, Pace, Phase};
 use super::opener::Opener;
 use crate::state::holds::Why;
 use crate::vault::{self, Client, Connection, Error, HealthState, NodeState, Submitted};
 
-/// The time for one look: a node that takes longer is as good as gone.
-const LOOK: Duration = Duration::from_secs(5);
 /// How long a node that took the shares may take to join its cluster.
 const JOIN: Duration = Duration::from_mins(1);
 /// How long a server that ends in order may still answer, sealed, before its connection ends.
@@ -161,33 +160,14 @@ impl Watch {
 
     /// One look, over the connection that there is, or over a new one.
     async fn look(&mut self) -> Look {
-        if let Some(mut connection) = self.connection.take() {
-            let look = ask(&mut connection, self.machine.phase().is_open()).await;
-            match &look {
-                // It hangs: to ask once more would only take as long again.
-                Look::State(NodeState::Unreachable(Error::Deadline { .. })) => return look,
-                // The server may have been restarted, and wait already.
-                Look::State(NodeState::Unreachable(_)) => {}
-                _ => {
-                    self.keep(connection);
-                    return look;
-                }
-            }
+        let open = self.machine.phase().is_open();
+        let asked = ask::look(&self.client, self.connection.take(), open).await;
+        if asked.reconnected {
+            self.machine.reconnected();
+            self.connected = Instant::now();
         }
-        self.machine.reconnected();
-        match Box::pin(self.client.connect(LOOK)).await {
-            Ok(mut connection) => {
-                self.connected = Instant::now();
-                let look = ask(&mut connection, false).await;
-                self.keep(connection);
-                look
-            }
-            Err(error) => Look::State(Err(error).into()),
-        }
-    }
-
-    fn keep(&mut self, connection: Connection) {
-        self.connection = Some(connection).filter(Connection::is_reusable);
+        self.connection = asked.connection;
+        asked.look
     }
 
     /// What follows from a look, and what is to be told of it.
@@ -290,10 +270,13 @@ impl Watch {
             &quorum.shares,
             quorum.threshold,
         ));
-        let outcome = submission.await;
+        let outcome = tokio::select! {
+            outcome = submission => outcome,
+            outcome = ask::overtaken(&self.client) => outcome,
+        };
         drop(quorum);
         match outcome {
-            Ok(Submitted::Unsealed(_)) => {
+            Ok(Submitted::Unsealed) => {
                 self.count_unsealed();
                 // What it is now, it says itself.
                 let look = self.look().await;
@@ -396,37 +379,6 @@ impl Watch {
             () = dead => self.connection = None,
             _ = self.orders.changed() => {}
         }
-    }
-}
-
-/// What a node says, within the time for one look.
-async fn ask(connection: &mut Connection, open: bool) -> Look {
-    let address = connection.address().clone();
-    match timeout(LOOK, state_of(connection, open)).await {
-        Ok(look) => look,
-        Err(_) => Look::State(NodeState::Unreachable(Error::Deadline {
-            address,
-            stage: vault::Stage::Waiting,
-            after: LOOK,
-        })),
-    }
-}
-
-/// One that is open is asked for its health, which costs one request and says whether it serves.
-async fn state_of(connection: &mut Connection, open: bool) -> Look {
-    if open {
-        match connection.health().await {
-            Ok(health) if health.state.is_open() => return Look::Open(health.state),
-            Ok(_) => {}
-            Err(error) => return Look::State(Err(error).into()),
-        }
-    }
-    match NodeState::from(connection.seal_status().await) {
-        NodeState::Unsealed(status) if !open => match connection.health().await {
-            Ok(health) if health.state.is_open() => Look::Open(health.state),
-            _ => Look::State(NodeState::Unsealed(status)),
-        },
-        state => Look::State(state),
     }
 }
 

@@ -64,10 +64,10 @@ pub async fn unseal_node(
 }
 
 /// A submission that went well.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Submitted {
     /// The node is open.
-    Unsealed(SealStatus),
+    Unsealed,
     /// It took the quorum, and is not open yet: a raft follower joins its cluster first. Whoever submitted it needs the
     /// shares no more, and watches.
     Taken,
@@ -85,7 +85,7 @@ pub async fn submit(
     let outcome = session.attempt(shares, u64::from(threshold), DEADLINE).await;
     session.end().await;
     Ok(match outcome? {
-        Outcome::Unsealed(status) => Submitted::Unsealed(status),
+        Outcome::Unsealed(_) => Submitted::Unsealed,
         Outcome::Taken { .. } => Submitted::Taken,
         Outcome::Disturbed => {
             return Err(Error::Disturbed {
