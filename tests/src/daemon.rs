@@ -42,6 +42,11 @@ impl Site {
     /// Starts the daemon, and waits until it says that it is ready. Its metrics are on a port of its own: the machine's
     /// configuration gets a `[daemon]`, if it has none.
     pub fn daemon(&mut self) -> Daemon {
+        self.daemon_with(&[])
+    }
+
+    /// The same, with more environment variables for the daemon alone.
+    pub fn daemon_with(&mut self, environment: &[(&str, &str)]) -> Daemon {
         let metrics = Port::reserve();
         let listen = format!("listen = \"127.0.0.1:{}\"", metrics.number());
         self.rewrite_config(
@@ -73,6 +78,7 @@ impl Site {
             .env_clear()
             .envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))))
             .env("NOTIFY_SOCKET", &notify)
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(file.try_clone().unwrap())
             .stderr(file);

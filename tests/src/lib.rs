@@ -13,6 +13,7 @@
 )]
 
 pub mod changes;
+pub mod clock;
 pub mod daemon;
 pub mod fake_vault;
 pub mod faulty_proxy;
