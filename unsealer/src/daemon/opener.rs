@@ -159,7 +159,7 @@ impl Task {
             standing = match ask {
                 Ask::Served => self.after_service(standing),
                 Ask::Proved => {
-                    self.healer.proved(&self.config);
+                    self.healer.proved(&self.config, &self.board);
                     self.after_service(standing)
                 }
                 Ask::Reconfigured(config) => {
@@ -253,16 +253,12 @@ impl Task {
             }) => {
                 self.failures = 0;
                 for slot in &by {
-                    self.board.slot(slot, SlotState::Opens);
+                    let advice = advice.get(slot);
+                    self.board.slot(slot, SlotState::Opens, advice);
+                    self.healer.opened(slot, advice);
                 }
                 self.note_failures(&failed);
                 self.board.keyring(generation);
-                for (slot, advice) in advice {
-                    self.board.advised(&slot, &advice);
-                    if advice.re_enroll {
-                        self.healer.advised(&slot, &advice.reason);
-                    }
-                }
                 Standing::Open {
                     quorum: Arc::new(quorum),
                     until: Instant::now() + UNUSED,
@@ -270,11 +266,7 @@ impl Task {
             }
             Err(error) => {
                 self.note_failures(error.slots());
-                self.failures = self.failures.saturating_add(1);
-                let pause = BACK_OFF
-                    .0
-                    .saturating_mul(2_u32.saturating_pow(self.failures.min(8) - 1))
-                    .min(BACK_OFF.1);
+                let pause = self.pause_after(&error);
                 let message = error.to_string();
                 error!(%error, retry_in_s = pause.as_secs(), "the keyring does not open");
                 self.board.trouble(&message);
@@ -286,11 +278,24 @@ impl Task {
         }
     }
 
+    fn pause_after(&mut self, error: &Error) -> Duration {
+        if matches!(error, Error::Locked { .. }) {
+            // Somebody changes the keyring, we ourselves perhaps, and is done at any moment.
+            return BACK_OFF.0;
+        }
+        self.failures = self.failures.saturating_add(1);
+        BACK_OFF
+            .0
+            .saturating_mul(2_u32.saturating_pow(self.failures.min(8) - 1))
+            .min(BACK_OFF.1)
+    }
+
     /// What failed is not tried again before that makes sense, and never where a try counts against a lockout.
     fn note_failures(&mut self, failed: &[(String, kdf_api::Error)]) {
         for (slot, error) in failed {
-            self.board
-                .slot(slot, SlotState::Failed(error.code, Told::from(error).text("  ")));
+            let told = Told::from(error).text("  ");
+            self.board.slot(slot, SlotState::Failed(error.code, told), None);
+            self.healer.failed(slot);
             let until = match error.code.retry() {
                 Retry::AskFirst => None,
                 Retry::AfterLockout => {
@@ -310,7 +315,7 @@ impl Task {
 struct Ready {
     quorum: Quorum,
     by: Vec<String>,
-    advice: Vec<(String, Advice)>,
+    advice: BTreeMap<String, Advice>,
     failed: Vec<(String, kdf_api::Error)>,
     generation: u64,
 }
@@ -328,7 +333,7 @@ fn open_keyring(config: &Config, state: &StateFolder, slots: &Slots<'_>) -> Resu
     Ok(Ready {
         quorum: quorum(keyring)?,
         by,
-        advice,
+        advice: advice.into_iter().collect(),
         failed,
         generation,
     })
