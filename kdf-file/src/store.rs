@@ -149,9 +149,21 @@ impl Drop for Fresh<'_> {
 /// Mode, links and folders are not looked at: a key file that others can reach is one more reason to destroy it.
 pub(crate) fn destroy(location: &Location, id: Uuid) -> Result<Vec<String>> {
     let mut destroyed = Vec::new();
-    let Some(folder) = Folder::any(location)? else {
-        return Ok(destroyed);
-    };
+    // A folder that is not there says nothing of the file in it: it may lie on a stick that is not attached.
+    let folder = Folder::any(location)?.ok_or_else(|| {
+        let (folder, file) = (location.folder(), location.file());
+        Error::new(
+            Code::Unavailable,
+            format!(
+                "there is no folder {}, so it is not known whether its key file is gone",
+                folder.display()
+            ),
+        )
+        .hint(format!(
+            "attach and mount what {} is on, and retire it again",
+            quoted(&file)
+        ))
+    })?;
     for (name, what, named_after_id) in [
         (&location.unfinished, "unfinished key file", true),
         (&location.name, "key file", location.named_after_id),

@@ -673,7 +673,7 @@ fn a_device_that_is_gone_is_said_to_be_and_forgotten() {
     machine.site.expect(&["slot", "add", "vendor"], 0);
     let chip = Standing::of(&machine.site).enrolment("chip").unwrap().to_owned();
     machine.tpm.cut();
-    let removed = machine.site.json(&["slot", "remove", "chip"], 0);
+    let removed = machine.site.json(&["slot", "remove", "chip"], 1);
     assert_eq!(removed["left"][0]["slot"], "chip", "{removed}");
     assert_eq!(two_slots::prunable(&machine.site), [chip.as_str()]);
     let pruned = machine.site.json(&["slot", "prune"], 1);
@@ -687,7 +687,7 @@ fn a_device_that_is_gone_is_said_to_be_and_forgotten() {
     // It is away for good.
     machine.site.expect(&["slot", "add", "chip"], 0);
     machine.tpm.cut();
-    machine.site.expect(&["slot", "remove", "chip"], 0);
+    machine.site.expect(&["slot", "remove", "chip"], 1);
     let said = machine.site.expect(&["slot", "prune"], 1).stdout_text();
     assert!(said.contains("--device-gone forgets what lay on it"), "{said}");
     let pruned = machine.site.json(&["slot", "prune", "--device-gone"], 0);
@@ -756,6 +756,7 @@ fn an_older_copy_is_restored_by_whoever_says_so() {
     let restore = ["keyring", "restore", &copy];
     let asked = site.expect(&restore, 4).stderr_text();
     assert!(asked.contains("there is nobody to ask"), "{asked}");
+    assert!(asked.contains("this copy is older, by 2 generations"), "{asked}");
     assert_eq!(Standing::of(site), new);
     let said = site.expect(&[&restore[..], &["--yes"]].concat(), 0);
     let told = said.stderr_text();

@@ -115,7 +115,7 @@ fn it_opens_every_slot_and_changes_nothing() {
     assert_eq!(snapshot(&site), before);
     let report = site.json(&["doctor"], 0);
     let slots = told(&report, "slot");
-    assert_eq!(slots.matches("\"what\":\"opens\"").count(), 9, "{slots}");
+    assert_eq!(slots.matches("\"what\":\"opens\"").count(), 12, "{slots}");
     assert!(told(&report, "quorum").contains("open the keyring with nobody there; 1 are needed"));
     assert!(told(&report, "strength").contains("as strong as its weakest slot"));
 

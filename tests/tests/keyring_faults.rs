@@ -412,6 +412,7 @@ fn a_forged_keyring_runs_no_program_until_a_person_accepts_it() {
     // Nobody is there to say yes.
     let said = machine.site.expect(&["keyring", "trust"], 4).stderr_text();
     assert!(said.contains("there is nobody to ask"), "{said}");
+    assert!(said.contains("programs that would run for it"), "{said}");
     machine.refuses(&forged, 5, "was changed outside unsealer");
 
     // The control: it is a whole keyring, and only the record of the last one stood against it.

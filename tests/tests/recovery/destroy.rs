@@ -124,6 +124,25 @@ fn what_cannot_be_reached_is_told_and_found_again() {
     assert_eq!(state_files(site), ["lock"]);
 }
 
+/// The folder of the key file is a stick that is not attached.
+#[test]
+fn a_stick_that_is_not_attached_keeps_its_key_and_that_is_told() {
+    let tpm = Swtpm::new();
+    let machine = machine(&tpm);
+    let site = &machine.site;
+    let (stick, away) = (site.keys(), site.folder().join("away"));
+    fs::rename(&stick, &away).unwrap();
+    let refused = site.expect(&["destroy", "--confirm", &id(site)], 1);
+    assert_says(
+        &refused,
+        &["NOT DESTROYED", "there is no folder", "attach and mount"],
+    );
+    fs::rename(&away, &stick).unwrap();
+    assert_eq!((keys(site), orphans(site)), (1, 1));
+    site.expect(&["slot", "prune"], 0);
+    assert_eq!((keys(site), orphans(site)), (0, 0));
+}
+
 #[test]
 fn a_device_that_is_gone_is_not_waited_for() {
     let mut tpm = Swtpm::new();

@@ -60,6 +60,8 @@ pub struct Changed {
     pub keyring: Keyring,
     /// What was destroyed on devices: the slot, and what its program says.
     pub destroyed: Vec<(String, String)>,
+    /// Slots whose programs found nothing to destroy: it was gone, or lies on what is not attached.
+    pub had_nothing: Vec<String>,
     /// What could not be destroyed: the slot, and why.
     pub left: Vec<(String, Error)>,
 }
@@ -338,7 +340,7 @@ impl<'a> Changer<'a> {
             durable::remove(&self.state.previous_keyring())?;
             self.refresh_kit(&keyring)?;
         }
-        let (mut destroyed, mut left) = (Vec::new(), Vec::new());
+        let (mut destroyed, mut had_nothing, mut left) = (Vec::new(), Vec::new(), Vec::new());
         for slot in plan.material_gone() {
             let outcome = if plan.device_gone {
                 Ok(Vec::new())
@@ -351,6 +353,9 @@ impl<'a> Changer<'a> {
             match outcome {
                 Ok(what) => {
                     operation.note_slot(Step::Retired, &slot.name, slot.enrolment_id)?;
+                    if what.is_empty() && !plan.device_gone {
+                        had_nothing.push(slot.name.clone());
+                    }
                     destroyed.extend(what.into_iter().map(|what| (slot.name.clone(), what)));
                 }
                 Err(error) => left.push((slot.name.clone(), error)),
@@ -360,6 +365,7 @@ impl<'a> Changer<'a> {
         Ok(Changed {
             keyring,
             destroyed,
+            had_nothing,
             left,
         })
     }

@@ -5,12 +5,13 @@ use std::io::{BufRead, IsTerminal, Write};
 use crate::credentials::Asking;
 use crate::error::Error;
 
-/// Asks for the word `yes`. `place` is the command, `shown` what the answer is about.
+/// Asks for the word `yes`. `place` is the command, `shown` what the answer is about: whoever cannot be asked sees it too.
 pub(crate) fn yes(asking: Asking, place: &str, shown: &str, question: &str) -> Result<(), Error> {
     if asking == Asking::Forbidden || !std::io::stdin().is_terminal() {
+        say(shown.trim_end());
         return Err(Error::NeedsPerson {
             what: place.to_owned(),
-            hint: "look at it with `unsealer keyring show`, and say --yes if it is right".to_owned(),
+            hint: "if that is right, say --yes".to_owned(),
         });
     }
     if answer(&format!("{shown}{question} Type yes: ")).as_deref() == Some("yes") {

@@ -7,9 +7,11 @@ use serde_json::{Value, json};
 use crate::app::App;
 use crate::change::{Changed, Changer, DataKeys, Plan, Planned, Wanted};
 use crate::error::Error;
+use crate::exit::Exit;
 use crate::keyring::{Body, Keyring};
 use crate::report::Report;
 use crate::strength;
+use crate::told::Told;
 
 /// What can be said of any change that makes a new data key.
 #[derive(Clone, Copy, Debug, Default, clap::Args)]
@@ -126,10 +128,14 @@ pub(crate) fn told(changed: &Changed, plan: &Plan) -> Report {
     for (slot, what) in &changed.destroyed {
         let _ = writeln!(text, "  {slot}: destroyed {what}");
     }
+    for slot in &changed.had_nothing {
+        let _ = writeln!(text, "  {slot}: its program found nothing to destroy");
+    }
     for (slot, error) in &changed.left {
         let _ = writeln!(
             text,
-            "  {slot}: its material is still there ({error}); `unsealer slot prune` tries again"
+            "  {slot}: its material is still there; `unsealer slot prune` tries again: {}",
+            Told::of_slot(error).text("    ")
         );
     }
     if plan.device_gone {
@@ -178,13 +184,18 @@ pub(crate) fn told(changed: &Changed, plan: &Plan) -> Report {
         .iter()
         .map(|(slot, error)| json!({"slot": slot, "error": error.to_string()}))
         .collect();
-    Report::done(
+    let mut report = Report::done(
         text,
         json!({
             "changed": true, "keyring": state(body), "slots": seats, "gone": gone, "destroyed": destroyed, "left": left,
             "strength": strength::of(body), "warning": strength::warning(body),
         }),
-    )
+    );
+    if !changed.left.is_empty() {
+        // The keyring is as it was to be; what lies on a device is not.
+        report.exit = Exit::Error;
+    }
+    report
 }
 
 /// Where a keyring stands, for scripts.

@@ -20,6 +20,7 @@ use crate::report::Report;
 use crate::state::durable;
 use crate::state::journal::Step;
 use crate::state::seen::{self, Verdict};
+use crate::told::Told;
 
 /// The name of the operation in the journal.
 const OP: &str = "destroy";
@@ -117,6 +118,9 @@ fn destroy(changer: &Changer<'_>, enrolments: &[(Uuid, String)], device_gone: bo
         match outcome {
             Ok(what) => {
                 operation.note_slot(Step::Retired, slot, *id)?;
+                if what.is_empty() && !device_gone {
+                    let _ = writeln!(text, "{slot}: its program found nothing to destroy");
+                }
                 for what in what {
                     let _ = writeln!(text, "{slot}: destroyed {what}");
                     destroyed.push(json!({"slot": slot, "what": what}));
@@ -124,7 +128,8 @@ fn destroy(changer: &Changer<'_>, enrolments: &[(Uuid, String)], device_gone: bo
             }
             Err(error) => {
                 let error = slot_fault(slot, error);
-                let _ = writeln!(text, "NOT DESTROYED: enrolment {id}: {error}");
+                let why = Told::of_slot(&error);
+                let _ = writeln!(text, "NOT DESTROYED: {slot}, enrolment {id}: {}", why.text("  "));
                 left.push(json!({"enrolment_id": id, "slot": slot, "error": error.to_string()}));
             }
         }

@@ -9,6 +9,7 @@ use super::changed::{self, Forced};
 use crate::app::App;
 use crate::change::{Changer, Wanted, slot_fault};
 use crate::error::Error;
+use crate::exit::Exit;
 use crate::keyring::{Body, Keyring, Policy};
 use crate::open;
 use crate::recovery::{Fault, Identity};
@@ -106,7 +107,10 @@ fn recover(changer: &Changer<'_>, keyring: Keyring, arguments: &Arguments) -> Re
         force: arguments.forced.force,
         ..Wanted::default()
     };
-    changed::make(changer, OP, keyring, &wanted)
+    let mut report = changed::make(changer, OP, keyring, &wanted)?;
+    // What dead devices keep is told, and is no failure.
+    report.exit = Exit::Done;
+    Ok(report)
 }
 
 /// A slot that lacks its PIN, or whose device is busy, opens another time: nobody takes it out by a slip of the finger.

@@ -3,7 +3,7 @@
 //! As many as are needed are begun at once, the quickest first, and the others a moment after them: programs that run side by
 //! side take the processors from each other, and those that are not needed would take them from those that are. Slots for
 //! which somebody has to type something come last, one by one, and only if the others were not enough. Whoever is not needed
-//! any more is called off.
+//! any more is called off. Those that were busy are asked again alone, if the others were not enough.
 
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
@@ -75,6 +75,7 @@ impl Slots<'_> {
             ..Attempt::default()
         };
         self.side_by_side(body, unattended, needed, &mut attempt);
+        self.busy_ones_again(body, needed, &mut attempt);
         for (index, slot) in attended.iter().enumerate() {
             let left = attended.len() - index;
             let missing = needed.saturating_sub(attempt.opened.len());
@@ -98,6 +99,25 @@ impl Slots<'_> {
             }
         }
         attempt
+    }
+
+    /// A TPM without a resource manager has room for three objects, and slots that share it got into each other's way. One by
+    /// one they do not.
+    fn busy_ones_again(&self, body: &Body, needed: usize, attempt: &mut Attempt) {
+        let failed = std::mem::take(&mut attempt.failed);
+        for (name, error) in failed {
+            let again = body.slots.iter().find(|slot| slot.name == name);
+            let outcome = match again {
+                Some(slot) if error.code == Code::Busy && attempt.opened.len() < needed => {
+                    body.keyhole(slot).and_then(|hole| self.open(&hole))
+                }
+                _ => Err(error),
+            };
+            match outcome {
+                Ok(opening) => attempt.opened.push(opening),
+                Err(error) => attempt.failed.push((name, error)),
+            }
+        }
     }
 
     fn side_by_side(&self, body: &Body, mut slots: Vec<&Slot>, needed: usize, attempt: &mut Attempt) {

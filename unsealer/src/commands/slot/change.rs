@@ -8,7 +8,9 @@ use crate::app::App;
 use crate::change::{Changer, Wanted};
 use crate::commands::changed::{self, Forced};
 use crate::error::Error;
+use crate::exit::Exit;
 use crate::report::Report;
+use crate::told::Told;
 
 /// What can be said of slots that go.
 #[derive(Clone, Copy, Debug, clap::Args)]
@@ -72,7 +74,12 @@ pub(super) fn prune(app: &App, device_gone: bool) -> Result<Report, Error> {
         let _ = writeln!(text, "  destroyed {what}");
     }
     for (id, slot, error) in &pruned.left {
-        let _ = writeln!(text, "{id} (begun for slot {slot}): still there: {error}");
+        let why = Told::of_slot(error);
+        let _ = writeln!(
+            text,
+            "{id} (begun for slot {slot}): still there: {}",
+            why.text("  ")
+        );
     }
     if pruned.gone.is_empty() && pruned.left.is_empty() {
         text.push_str("every enrolment that was begun belongs to a slot or is retired");
@@ -94,7 +101,7 @@ pub(super) fn prune(app: &App, device_gone: bool) -> Result<Report, Error> {
         json!({"retired": gone, "destroyed": pruned.destroyed, "left": left}),
     );
     if !pruned.left.is_empty() {
-        report.exit = crate::exit::Exit::Error;
+        report.exit = Exit::Error;
     }
     Ok(report)
 }
