@@ -13,8 +13,8 @@ FUZZ := .cache/tools/bin/cargo-fuzz
 
 # What the build needs, and what the tests need beside it.
 BUILD_PACKAGES := gcc libc6-dev libtss2-dev pkg-config
-TEST_PACKAGES := age docker-compose openssl procps python3 python3-argon2 python3-cryptography python3-kubernetes python3-pip \
-	python3-prometheus-client python3-seccomp python3-yaml swtpm systemd tpm2-tools util-linux
+TEST_PACKAGES := age docker-compose faketime openssl procps python3 python3-argon2 python3-cryptography python3-kubernetes \
+	python3-pip python3-prometheus-client python3-seccomp python3-yaml swtpm systemd tpm2-tools util-linux
 # What libFuzzer is built with.
 FUZZ_PACKAGES := g++
 # What the benchmark compares with.

@@ -27,10 +27,26 @@ pub struct Daemon {
     log: PathBuf,
 }
 
+/// What a process has of what it might leak.
+#[derive(Debug)]
+pub struct Usage {
+    /// How many threads.
+    pub threads: usize,
+    /// How many open files and connections.
+    pub descriptors: usize,
+    /// How much memory.
+    pub resident_kib: usize,
+}
+
 impl Site {
     /// Starts the daemon, and waits until it says that it is ready. Its metrics are on a port of its own: the machine's
     /// configuration gets a `[daemon]`, if it has none.
     pub fn daemon(&mut self) -> Daemon {
+        self.daemon_with(&[])
+    }
+
+    /// The same, with more environment variables for the daemon alone.
+    pub fn daemon_with(&mut self, environment: &[(&str, &str)]) -> Daemon {
         let metrics = Port::reserve();
         let listen = format!("listen = \"127.0.0.1:{}\"", metrics.number());
         self.rewrite_config(
@@ -62,6 +78,7 @@ impl Site {
             .env_clear()
             .envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))))
             .env("NOTIFY_SOCKET", &notify)
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(file.try_clone().unwrap())
             .stderr(file);
@@ -175,6 +192,22 @@ impl Daemon {
     /// Its process, to be signalled.
     pub fn process(&mut self) -> &mut Guard {
         &mut self.process
+    }
+
+    /// What it has now.
+    pub fn usage(&self) -> Usage {
+        let pid = self.process.pid();
+        let entries = |folder: &str| fs::read_dir(format!("/proc/{pid}/{folder}")).unwrap().count();
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let resident = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .unwrap();
+        Usage {
+            threads: entries("task"),
+            descriptors: entries("fd"),
+            resident_kib: resident.trim().trim_end_matches(" kB").parse().unwrap(),
+        }
     }
 
     /// What it has logged, over all daemons of this machine.

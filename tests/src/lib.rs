@@ -13,8 +13,10 @@
 )]
 
 pub mod changes;
+pub mod clock;
 pub mod daemon;
 pub mod fake_vault;
+pub mod faulty_proxy;
 pub mod frozen;
 pub mod http;
 pub mod known;

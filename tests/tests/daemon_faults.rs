@@ -329,6 +329,38 @@ fn shares_of_somebody_else_in_between() {
     sealed_by(&renamed, &daemon);
 }
 
+/// A server answers nobody while it is being sealed, and then whoever asked, over old connections and new ones: it was sealed by
+/// somebody all the same.
+#[test]
+fn a_seal_that_takes_its_time_is_a_deliberate_one() {
+    let mut site = keyring();
+    let server = Scripted::sealed(&scripted::shares(&site));
+    site.set_nodes([("one", server.address())]);
+    let daemon = site.daemon();
+    daemon.wait_for("one", "unsealed-active");
+    let on = Arc::new(AtomicBool::new(true));
+    let flag = Arc::clone(&on);
+    let connections = server.fake().connections();
+    server.fault(move |_| {
+        while flag.load(Ordering::SeqCst) {
+            thread::sleep(Duration::from_millis(1));
+        }
+        None
+    });
+    server.seal();
+    wait::until("further connections are tried", LIMIT, || {
+        server.fake().connections() > connections + 1
+    });
+    on.store(false, Ordering::SeqCst);
+    daemon.wait_for("one", "held");
+    assert!(server.is_sealed());
+    assert!(
+        daemon.log().contains("audit=\"deliberate-seal\""),
+        "{}",
+        daemon.log()
+    );
+}
+
 /// Fifty servers of which one does not answer. The others are compared with themselves, while that one is well.
 #[test]
 fn one_hung_server_delays_no_other() {
@@ -374,28 +406,6 @@ fn one_hung_server_delays_no_other() {
     sealed_by(hung, &daemon);
 }
 
-/// What a process has of what it might leak.
-#[derive(Debug)]
-struct Usage {
-    threads: usize,
-    descriptors: usize,
-    resident_kib: usize,
-}
-
-fn usage(pid: u32) -> Usage {
-    let entries = |folder: &str| fs::read_dir(format!("/proc/{pid}/{folder}")).unwrap().count();
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let resident = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))
-        .unwrap();
-    Usage {
-        threads: entries("task"),
-        descriptors: entries("fd"),
-        resident_kib: resident.trim().trim_end_matches(" kB").parse().unwrap(),
-    }
-}
-
 /// Servers in every bad state, each looked at without a pause: what is kept for a look is gone after it.
 #[test]
 fn nothing_grows_over_ten_thousand_looks() {
@@ -419,8 +429,7 @@ fn nothing_grows_over_ten_thousand_looks() {
     let names: Vec<_> = (0..servers.len()).map(|number| format!("n{number}")).collect();
     let nodes = names.iter().map(String::as_str);
     site.set_nodes(nodes.zip(servers.iter().map(FakeVault::address)));
-    let mut daemon = site.daemon();
-    let pid = daemon.process().pid();
+    let daemon = site.daemon();
     let looks = || servers.iter().map(FakeVault::requests).sum::<usize>();
     let reached = |many| {
         wait::until("servers are looked at", Duration::from_mins(2), || {
@@ -428,9 +437,9 @@ fn nothing_grows_over_ten_thousand_looks() {
         });
     };
     reached(3000);
-    let before = usage(pid);
+    let before = daemon.usage();
     reached(13_000);
-    let after = usage(pid);
+    let after = daemon.usage();
     assert!(after.threads <= before.threads + 2, "{before:?} {after:?}");
     // A connection to each is open, or is not, at the moment of counting.
     assert!(

@@ -36,6 +36,8 @@ pub struct Slots<'a> {
     live: bool,
     /// Whether nobody is there who could answer for a PIN.
     unattended: bool,
+    /// The one slot that may open a keyring, if no other may.
+    only: Option<String>,
     /// Slots that are not to be tried, and why.
     barred: BTreeMap<String, kdf_api::Error>,
     /// What was read once is not asked for again: a pipe has it once, and a person may mistype it the second time.
@@ -63,6 +65,7 @@ impl<'a> Slots<'a> {
             asking,
             live,
             unattended: false,
+            only: None,
             barred: BTreeMap::new(),
             credentials: Mutex::default(),
             leaving: Mutex::default(),
@@ -74,6 +77,13 @@ impl<'a> Slots<'a> {
     #[must_use]
     pub fn unattended(mut self) -> Self {
         self.unattended = true;
+        self
+    }
+
+    /// The same where one slot alone may open a keyring: no other's program is asked.
+    #[must_use]
+    pub fn only(mut self, slot: &str) -> Self {
+        self.only = Some(slot.to_owned());
         self
     }
 

@@ -18,7 +18,7 @@ mod prove;
 mod prune;
 mod settle;
 
-use kdf_api::id;
+use kdf_api::{Advice, id};
 use uuid::Uuid;
 
 use crate::app::App;
@@ -97,6 +97,11 @@ impl<'a> Changer<'a> {
     /// What is written goes to whoever can open the slots and read the recovery recipients that stand in it. So the keyring
     /// must be one that we wrote or were told to trust: that it opens proves only that its writer knew a data key.
     pub fn open(&self) -> Result<Keyring, Error> {
+        self.open_with_advice().map(|(keyring, _)| keyring)
+    }
+
+    /// The same, with what the programs of those slots advise.
+    pub fn open_with_advice(&self) -> Result<(Keyring, Vec<(String, Advice)>), Error> {
         self.refuse_unfinished_init()?;
         let identity = open::load(&self.state, &self.app.config)?.identity();
         self.refuse_unseen(&identity)?;
@@ -107,7 +112,11 @@ impl<'a> Changer<'a> {
             Lock::Exclusive(&self.lock),
         )?;
         let Opened {
-            keyring, by, failed, ..
+            keyring,
+            by,
+            advice,
+            failed,
+            ..
         } = opened;
         self.app
             .progress
@@ -119,7 +128,7 @@ impl<'a> Changer<'a> {
             ));
         }
         self.settle(&keyring)?;
-        Ok(keyring)
+        Ok((keyring, advice))
     }
 
     /// Refuses a keyring that there is no record of yet.

@@ -172,24 +172,12 @@ impl Board {
             .any(|row| row.held.is_none() && row.phase.may_need_shares())
     }
 
-    /// What became of a slot.
-    pub fn slot(&self, name: &str, state: SlotState) {
-        let mut known = self.held();
-        match known.slots.get_mut(name) {
-            Some(row) => row.state = state,
-            None => {
-                known
-                    .slots
-                    .insert(name.to_owned(), SlotRow { state, advice: None });
-            }
-        }
-    }
-
-    /// What a slot's program advises now, if anything.
-    pub fn advised(&self, name: &str, advice: Option<&Advice>) {
-        if let Some(row) = self.held().slots.get_mut(name) {
-            row.advice = advice.map(|advice| advice.reason.clone());
-        }
+    /// What became of a slot, and what its program advises. One that fails advises nothing.
+    pub fn slot(&self, name: &str, state: SlotState, advice: Option<&Advice>) {
+        let advice = advice.map(|advice| advice.reason.clone());
+        self.held()
+            .slots
+            .insert(name.to_owned(), SlotRow { state, advice });
     }
 
     /// Only these slots are there.

@@ -1,22 +1,26 @@
 //! Following a program's advice to enrol its slot anew: it still works, and will not for long.
 //!
 //! Only after the keyring's MAC held and its shares opened a configured server, so that nobody who made a keyring up has
-//! anything enrolled by it. The data key stays (policy any), so that no other slot's program is asked. Never for a slot that
-//! failed: that is a person's affair.
+//! anything enrolled by it. The slot itself opens the keyring for that, in a fresh process that gives the same advice: so it is
+//! one that works, and no other slot's program is asked, which might cost a try of a PIN. The data key stays (policy any). A
+//! slot that failed is a person's affair.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kdf_api::Advice;
 use tokio::time::Instant;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
+use super::board::{Board, SlotState};
 use crate::app::{App, NodeOverride};
-use crate::change::{Changer, Plan, Wanted};
+use crate::change::{Changed, Changer, Plan, Wanted};
 use crate::config::{Config, Heal};
 use crate::credentials::Asking;
 use crate::error::Error;
 use crate::keyring::Policy;
+use crate::open;
 use crate::report::{Format, Progress};
 use crate::slots::Slots;
 
@@ -31,43 +35,80 @@ pub struct Healer {
 }
 
 impl Healer {
-    /// Notes a program's advice.
-    pub fn advised(&mut self, slot: &str, reason: &str) {
-        self.advised.insert(slot.to_owned(), reason.to_owned());
+    /// Notes what a slot's program advised when it opened.
+    pub fn opened(&mut self, slot: &str, advice: Option<&Advice>) {
+        match advice.filter(|advice| advice.re_enroll) {
+            Some(advice) => self.advised.insert(slot.to_owned(), advice.reason.clone()),
+            None => self.advised.remove(slot),
+        };
     }
 
-    /// The shares have opened a server: heals what is to be healed, in a thread of its own.
-    pub fn proved(&mut self, config: &Arc<Config>) {
-        let advised = std::mem::take(&mut self.advised);
+    /// A slot failed: what it advised before counts no more.
+    pub fn failed(&mut self, slot: &str) {
+        self.advised.remove(slot);
+    }
+
+    /// The shares have opened a server: heals what is to be healed, one slot after the other, in a thread of its own.
+    pub fn proved(&mut self, config: &Arc<Config>, board: &Arc<Board>) {
+        let mut advised = std::mem::take(&mut self.advised);
         if config.heal == Heal::Never {
             return;
         }
-        for (slot, reason) in advised {
-            if self.tried.get(&slot).is_some_and(|at| at.elapsed() < REST) {
-                continue;
+        advised.retain(|slot, _| self.tried.get(slot).is_none_or(|at| at.elapsed() >= REST));
+        if advised.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        self.tried.extend(advised.keys().map(|slot| (slot.clone(), now)));
+        let (config, board) = (Arc::clone(config), Arc::clone(board));
+        tokio::task::spawn_blocking(move || {
+            for (slot, reason) in advised {
+                tell(&slot, &reason, heal(&config, &slot), &board);
             }
-            self.tried.insert(slot.clone(), Instant::now());
-            let config = Arc::clone(config);
-            tokio::task::spawn_blocking(move || match heal(&config, &slot) {
-                Ok(true) => info!(
-                    audit = "slot-healed",
-                    slot, reason, "the slot was enrolled anew, as its program advised"
-                ),
-                Ok(false) => error!(
-                    slot,
-                    reason,
-                    "its program advises to enrol it anew, and under k of n every slot has a part in that: `unsealer slot rotate`"
-                ),
-                Err(error) => {
-                    error!(slot, reason, %error, hint = error.hint(), "the slot could not be enrolled anew as its program advised");
-                }
-            });
+        });
+    }
+}
+
+/// What became of a slot.
+enum Outcome {
+    /// It was enrolled anew.
+    Healed {
+        generation: u64,
+        /// What it had before and could not be destroyed.
+        left: Vec<(String, Error)>,
+    },
+    /// Somebody has done it already.
+    NotNeeded,
+    /// Under `k` of `n` every slot would have to be asked.
+    NeedsAll,
+}
+
+fn tell(slot: &str, reason: &str, outcome: Result<Outcome, Error>, board: &Board) {
+    match outcome {
+        Ok(Outcome::Healed { generation, left }) => {
+            board.slot(slot, SlotState::Opens, None);
+            board.keyring(generation);
+            info!(
+                audit = "slot-healed",
+                slot, reason, "the slot was enrolled anew, as its program advised"
+            );
+            for (slot, error) in left {
+                warn!(slot, %error, "what the slot had before could not be destroyed: `unsealer slot prune` tries again");
+            }
+        }
+        Ok(Outcome::NotNeeded) => {}
+        Ok(Outcome::NeedsAll) => error!(
+            slot,
+            reason,
+            "its program advises to enrol it anew, and under k of n every slot has a part in that: `unsealer slot rotate`"
+        ),
+        Err(error) => {
+            error!(slot, reason, %error, hint = error.hint(), "the slot could not be enrolled anew as its program advised");
         }
     }
 }
 
-/// Enrols a slot anew. Whether it was done: not under `k` of `n`, where every slot would have to be asked.
-fn heal(config: &Config, slot: &str) -> Result<bool, Error> {
+fn heal(config: &Config, slot: &str) -> Result<Outcome, Error> {
     let app = App::new(
         config.clone(),
         NodeOverride::default(),
@@ -75,11 +116,18 @@ fn heal(config: &Config, slot: &str) -> Result<bool, Error> {
         Progress::new(Format::Json),
         Asking::Forbidden,
     )?;
-    let changer =
-        Changer::new(&app)?.served_by(Slots::new(&app.config, Asking::Forbidden, false).unattended());
-    let keyring = changer.open()?;
-    if keyring.body.policy != Policy::Any || !keyring.body.slots.iter().any(|other| other.name == slot) {
-        return Ok(false);
+    let slots = Slots::new(&app.config, Asking::Forbidden, false);
+    let changer = Changer::new(&app)?.served_by(slots.unattended().only(slot));
+    let found = open::load(&changer.state, &app.config)?.body;
+    if !found.slots.iter().any(|other| other.name == slot) {
+        return Ok(Outcome::NotNeeded);
+    }
+    if found.policy != Policy::Any {
+        return Ok(Outcome::NeedsAll);
+    }
+    let (keyring, advice) = changer.open_with_advice()?;
+    if !advice.iter().any(|(_, advice)| advice.re_enroll) {
+        return Ok(Outcome::NotNeeded);
     }
     let wanted = Wanted {
         rotate: vec![slot.to_owned()],
@@ -88,6 +136,9 @@ fn heal(config: &Config, slot: &str) -> Result<bool, Error> {
     };
     let plan = Plan::new("heal", &keyring.body, &wanted, &app.config)?;
     changer.check(&plan)?;
-    changer.make(keyring, &plan)?;
-    Ok(true)
+    let Changed { keyring, left, .. } = changer.make(keyring, &plan)?;
+    Ok(Outcome::Healed {
+        generation: keyring.body.generation,
+        left,
+    })
 }

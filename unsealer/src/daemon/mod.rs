@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`node`] | from what was seen of a node to what to do |
 //! | [`watch`] | the connection to a node, and when to look |
+//! | [`ask`] | one look at a node that may not answer |
 //! | [`opener`] | one opening of the keyring for all who need it |
 //! | [`heal`] | advice to enrol a slot anew, followed |
 //! | [`board`] | what is known of nodes, slots and holds, for whoever asks |
@@ -15,6 +16,7 @@
 //! | [`control`] | the same for `unsealer status`, `hold` and `release` |
 //! | [`service`] | all of it together: start, reload, end |
 
+pub mod ask;
 pub mod board;
 pub mod control;
 pub mod heal;

@@ -167,7 +167,7 @@ impl Task {
             standing = match ask {
                 Ask::Served => self.after_service(standing),
                 Ask::Proved => {
-                    self.healer.proved(&self.config);
+                    self.healer.proved(&self.config, &self.board);
                     self.after_service(standing)
                 }
                 Ask::Reconfigured(config, by_a_person) => self.reconfigured(&config, by_a_person, standing),
@@ -277,19 +277,12 @@ impl Task {
             }) => {
                 self.failures = 0;
                 for slot in &by {
-                    self.board.slot(slot, SlotState::Opens);
+                    let advice = advice.get(slot);
+                    self.board.slot(slot, SlotState::Opens, advice);
+                    self.healer.opened(slot, advice);
                 }
                 self.note_failures(&failed);
                 self.board.keyring(generation);
-                for slot in &by {
-                    let advice = advice.iter().find(|(name, _)| name == slot);
-                    self.board.advised(slot, advice.map(|(_, advice)| advice));
-                }
-                for (slot, advice) in advice {
-                    if advice.re_enroll {
-                        self.healer.advised(&slot, &advice.reason);
-                    }
-                }
                 Standing::Open {
                     quorum: Arc::new(quorum),
                     until: Instant::now() + UNUSED,
@@ -297,11 +290,7 @@ impl Task {
             }
             Err(error) => {
                 self.note_failures(error.slots());
-                self.failures = self.failures.saturating_add(1);
-                let pause = BACK_OFF
-                    .0
-                    .saturating_mul(2_u32.saturating_pow(self.failures.min(8) - 1))
-                    .min(BACK_OFF.1);
+                let pause = self.pause();
                 let message = error.to_string();
                 error!(%error, retry_in_s = pause.as_secs(), "the keyring does not open");
                 self.board.trouble(&message);
@@ -313,6 +302,14 @@ impl Task {
         }
     }
 
+    fn pause(&mut self) -> Duration {
+        self.failures = self.failures.saturating_add(1);
+        BACK_OFF
+            .0
+            .saturating_mul(2_u32.saturating_pow(self.failures.min(8) - 1))
+            .min(BACK_OFF.1)
+    }
+
     /// What failed is not tried again before that makes sense, and never where a try may count against a lockout: a program
     /// that was given a credential, and says neither that the device is away nor that it is busy, may have tried it.
     fn note_failures(&mut self, failed: &[(String, kdf_api::Error)]) {
@@ -322,8 +319,9 @@ impl Task {
                 .slot
                 .get(slot)
                 .is_some_and(|slot| !slot.credentials.is_empty());
-            self.board
-                .slot(slot, SlotState::Failed(error.code, Told::from(error).text("  ")));
+            let told = Told::from(error).text("  ");
+            self.board.slot(slot, SlotState::Failed(error.code, told), None);
+            self.healer.failed(slot);
             let until = match error.code.retry() {
                 Retry::AskFirst => None,
                 Retry::AfterLockout => {
@@ -344,7 +342,7 @@ impl Task {
 struct Ready {
     quorum: Quorum,
     by: Vec<String>,
-    advice: Vec<(String, Advice)>,
+    advice: BTreeMap<String, Advice>,
     failed: Vec<(String, kdf_api::Error)>,
     generation: u64,
 }
@@ -362,7 +360,7 @@ fn open_keyring(config: &Config, state: &StateFolder, slots: &Slots<'_>) -> Resu
     Ok(Ready {
         quorum: quorum(keyring)?,
         by,
-        advice,
+        advice: advice.into_iter().collect(),
         failed,
         generation,
     })

@@ -7,6 +7,7 @@ use tokio::sync::watch as channel;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{error, info, warn};
 
+use super::ask;
 use super::board::Board;
 use super::node::{Act, Look, Machine, Pace, Phase};
 use super::opener::Opener;
@@ -14,8 +15,6 @@ use crate::config::{Config, OnDeliberateSeal};
 use crate::state::holds::Why;
 use crate::vault::{self, Client, Connection, Error, HealthState, NodeState, Submitted};
 
-/// The time for one look: a node that takes longer is as good as gone.
-const LOOK: Duration = Duration::from_secs(5);
 /// How long a node that took the shares may take to join its cluster.
 const JOIN: Duration = Duration::from_mins(1);
 /// How long a server that ends in order may still answer, sealed, before its connection ends.
@@ -209,10 +208,17 @@ impl Watch {
     /// One look, over the connection that there is, or over a new one.
     async fn look(&mut self) -> Look {
         let confirms = self.machine.suspects();
-        match self.look_at_it().await {
+        let open = self.machine.phase().is_open();
+        let asked = ask::look(&self.client, self.connection.take(), open).await;
+        if asked.reconnected {
+            self.machine.reconnected();
+            self.connected = Instant::now();
+        }
+        self.connection = asked.connection;
+        match asked.look {
             // A server that ends in order has closed its port, and may be slow to let go of its connections.
-            Look::State(NodeState::Sealed(status)) if confirms && self.connection.is_some() => {
-                match Box::pin(self.client.connect(LOOK)).await {
+            Look::State(NodeState::Sealed(status)) if confirms && !asked.reconnected => {
+                match Box::pin(self.client.connect(ask::LOOK)).await {
                     Ok(_) => Look::State(NodeState::Sealed(status)),
                     Err(error) => {
                         self.connection = None;
@@ -222,36 +228,6 @@ impl Watch {
             }
             look => look,
         }
-    }
-
-    async fn look_at_it(&mut self) -> Look {
-        if let Some(mut connection) = self.connection.take() {
-            let look = ask(&mut connection, self.machine.phase().is_open()).await;
-            match &look {
-                // It hangs: to ask once more would only take as long again.
-                Look::State(NodeState::Unreachable(Error::Deadline { .. })) => return look,
-                // The server may have been restarted, and wait already.
-                Look::State(NodeState::Unreachable(_)) => {}
-                _ => {
-                    self.keep(connection);
-                    return look;
-                }
-            }
-        }
-        self.machine.reconnected();
-        match Box::pin(self.client.connect(LOOK)).await {
-            Ok(mut connection) => {
-                self.connected = Instant::now();
-                let look = ask(&mut connection, false).await;
-                self.keep(connection);
-                look
-            }
-            Err(error) => Look::State(Err(error).into()),
-        }
-    }
-
-    fn keep(&mut self, connection: Connection) {
-        self.connection = Some(connection).filter(Connection::is_reusable);
     }
 
     /// What follows from a look, and what is to be told of it.
@@ -271,6 +247,7 @@ impl Watch {
         if phase.is_open() {
             if self.joining.is_some() {
                 self.count_unsealed();
+                self.opener.proved();
             }
             self.sealed_at = None;
             self.joining = None;
@@ -371,13 +348,15 @@ impl Watch {
             &quorum.shares,
             quorum.threshold,
         ));
-        let outcome = timeout(SUBMISSION, submission).await.unwrap_or_else(|_| {
-            Err(Error::Deadline {
-                address: self.client.address().clone(),
-                stage: vault::Stage::Waiting,
-                after: SUBMISSION,
-            })
-        });
+        let submission = async {
+            tokio::select! {
+                outcome = submission => (outcome, true),
+                outcome = ask::overtaken(&self.client) => (outcome, false),
+            }
+        };
+        let (outcome, is_the_answer) = timeout(SUBMISSION, submission)
+            .await
+            .unwrap_or_else(|_| (Err(ask::silent(self.client.address(), SUBMISSION)), false));
         drop(quorum);
         match outcome {
             // What it is now, it says itself; and nothing is proven of the shares.
@@ -385,8 +364,11 @@ impl Watch {
                 let look = self.look().await;
                 self.saw(&look);
             }
-            Ok(Submitted::Unsealed(_)) => {
+            Ok(Submitted::Unsealed) => {
                 self.count_unsealed();
+                if is_the_answer {
+                    self.opener.proved();
+                }
                 // What it is now, it says itself.
                 let look = self.look().await;
                 self.saw(&look);
@@ -417,7 +399,6 @@ impl Watch {
             row.unseals += 1;
             row.durations.observe(took);
         });
-        self.opener.proved();
     }
 
     fn failed(&mut self, error: &Error) {
@@ -490,39 +471,6 @@ impl Watch {
             () = dead => self.connection = None,
             _ = self.orders.changed() => {}
         }
-    }
-}
-
-/// What a node says, within the time for one look.
-async fn ask(connection: &mut Connection, open: bool) -> Look {
-    let address = connection.address().clone();
-    match timeout(LOOK, state_of(connection, open)).await {
-        Ok(look) => look,
-        Err(_) => Look::State(NodeState::Unreachable(Error::Deadline {
-            address,
-            stage: vault::Stage::Waiting,
-            after: LOOK,
-        })),
-    }
-}
-
-/// One that is open is asked for its health, which costs one request and says whether it serves.
-async fn state_of(connection: &mut Connection, open: bool) -> Look {
-    if open {
-        match connection.health().await {
-            Ok(health) if health.state.is_open() => return Look::Open(health.state),
-            Ok(_) => {}
-            Err(error) => return Look::State(Err(error).into()),
-        }
-    }
-    match NodeState::from(connection.seal_status().await) {
-        state if !open && state.status().is_some_and(|status| !status.sealed) => {
-            match connection.health().await {
-                Ok(health) if health.state.is_open() => Look::Open(health.state),
-                _ => Look::State(state),
-            }
-        }
-        state => Look::State(state),
     }
 }
 

@@ -63,11 +63,17 @@ impl Slots<'_> {
     }
 
     fn open_some(&self, body: &Body, needed: usize) -> Attempt {
-        let (attended, unattended): (Vec<_>, Vec<_>) = body
+        let (asked, others): (Vec<_>, Vec<_>) = body
             .slots
             .iter()
+            .partition(|slot| self.only.as_ref().is_none_or(|only| *only == slot.name));
+        let (attended, unattended): (Vec<_>, Vec<_>) = asked
+            .into_iter()
             .partition(|slot| self.needs_a_person(&slot.name));
-        let mut attempt = Attempt::default();
+        let mut attempt = Attempt {
+            not_needed: others.into_iter().map(|slot| slot.name.clone()).collect(),
+            ..Attempt::default()
+        };
         self.side_by_side(body, unattended, needed, &mut attempt);
         self.busy_ones_again(body, needed, &mut attempt);
         for (index, slot) in attended.iter().enumerate() {

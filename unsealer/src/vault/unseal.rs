@@ -64,10 +64,10 @@ pub async fn unseal_node(
 }
 
 /// A submission that went well.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Submitted {
     /// The node is open, by shares of ours.
-    Unsealed(SealStatus),
+    Unsealed,
     /// The node is open, and somebody else did that.
     WasOpen,
     /// It took the quorum, and is not open yet: a raft follower joins its cluster first. Whoever submitted it needs the
@@ -87,7 +87,7 @@ pub async fn submit(
     let outcome = session.attempt(shares, u64::from(threshold), DEADLINE).await;
     session.end().await;
     Ok(match outcome? {
-        Outcome::Unsealed(status) => Submitted::Unsealed(status),
+        Outcome::Unsealed(_) => Submitted::Unsealed,
         Outcome::WasOpen(_) => Submitted::WasOpen,
         Outcome::Taken { .. } => Submitted::Taken,
         Outcome::Disturbed => {
