@@ -652,6 +652,38 @@ fn a_removed_slot_opens_no_new_keyring_and_what_is_revocable_no_old_one() {
     machine.unseals_by(&["fingerprint"]);
 }
 
+/// Only the program that made something can say that it is gone.
+#[test]
+fn another_program_does_not_retire_what_it_has_not_made() {
+    let mut machine = Machine::new(&["file", "keeper"], "any");
+    let old = Standing::of(&machine.site).enrolment("file").unwrap().to_owned();
+    let swap = |config: &str| {
+        let aside = config.replace("[slot.file", "[slot.aside");
+        let there = aside.replace("[slot.vendor", "[slot.file");
+        there.replace("[slot.aside", "[slot.vendor")
+    };
+    machine.site.rewrite_config(swap);
+    let said = machine.site.expect(&["slot", "rotate", "file"], 1).stdout_text();
+    assert!(
+        said.contains("it was made by kdf-file, and [slot.file] names vendor-kdf"),
+        "{said}"
+    );
+    assert_eq!(two_slots::prunable(&machine.site), [old.as_str()]);
+    let keys = || fs::read_dir(machine.site.keys()).unwrap().count();
+    assert_eq!(keys(), 1);
+    // What made it can.
+    machine.site.rewrite_config(|config| {
+        config
+            .replace("[slot.vendor", "[slot.old")
+            .replace("[slot.file", "[slot.vendor")
+    });
+    machine
+        .site
+        .rewrite_config(|config| config.replace("[slot.old", "[slot.file"));
+    machine.site.expect(&["slot", "prune"], 0);
+    assert_eq!(fs::read_dir(machine.site.keys()).unwrap().count(), 0);
+}
+
 #[test]
 fn a_device_that_is_gone_is_said_to_be_and_forgotten() {
     let mut machine = Machine::new(&["file", "keeper", "chip"], "any");
@@ -689,8 +721,20 @@ fn a_device_that_is_gone_is_said_to_be_and_forgotten() {
     machine.tpm.cut();
     machine.site.expect(&["slot", "remove", "chip"], 1);
     let said = machine.site.expect(&["slot", "prune"], 1).stdout_text();
-    assert!(said.contains("--device-gone forgets what lay on it"), "{said}");
-    let pruned = machine.site.json(&["slot", "prune", "--device-gone"], 0);
+    assert!(
+        said.contains("`slot prune SLOT --device-gone` forgets what lay on it"),
+        "{said}"
+    );
+    // Only what is named is forgotten.
+    let other = machine
+        .site
+        .expect(&["slot", "prune", "file", "--device-gone"], 1)
+        .stderr_text();
+    assert!(
+        other.contains("nothing that no slot owns is named file"),
+        "{other}"
+    );
+    let pruned = machine.site.json(&["slot", "prune", "chip", "--device-gone"], 0);
     assert_eq!(
         (&pruned["destroyed"], &pruned["left"]),
         (&json!([]), &json!([])),

@@ -1066,6 +1066,35 @@ fn an_adopt_is_finished_or_taken_back() {
     );
 }
 
+/// An adopt that was killed when its keyring was in its place, and the keyring is away since: its slots are what a copy hangs on.
+#[test]
+fn a_keyring_that_an_adopt_made_and_that_is_away_keeps_its_slots() {
+    const ADOPT: &[&str] = &["adopt", "--from", "SHARES"];
+    let machines = Machines::new();
+    let machine = without_keyring(&machines);
+    for stopped in ["before saved", "after saved"] {
+        let site = machine.twin();
+        let command = with_files(&site, ADOPT);
+        kill_at(&site, stopped, &words(&command));
+        let (keyring, away) = (site.keyring(), site.folder().join("away"));
+        fs::rename(&keyring, &away).unwrap();
+        let before = material(&site);
+        assert_eq!(before.len(), 4);
+        for again in [PRUNE, &["slot", "prune", "--device-gone"], &words(&command)] {
+            let refused = site.expect(again, 5).stderr_text();
+            assert!(
+                refused.contains("is missing: what its slots have on devices is not destroyed"),
+                "{refused}"
+            );
+        }
+        assert_eq!(material(&site), before);
+        fs::rename(&away, &keyring).unwrap();
+        site.expect(PRUNE, 0);
+        site.expect(&["slot", "test"], 0);
+        assert_eq!(material(&site), before);
+    }
+}
+
 #[test]
 fn a_destroy_can_be_repeated_until_it_is_done() {
     let machines = Machines::new();

@@ -172,7 +172,7 @@ fn a_missing_an_empty_and_a_damaged_file_are_told_apart() {
     machine.refuses(&[&good[..], good].concat(), 1, cut_off);
     machine.refuses(&[&b" "[..], good].concat(), 1, "the first line is damaged");
     let said = machine.site.expect(&["keyring", "verify"], 1).stderr_text();
-    assert!(said.contains("put a good copy in its place"), "{said}");
+    assert!(said.contains("puts a good copy in its place"), "{said}");
     assert!(
         !said.contains("prev.json"),
         "it names no copy that is not there: {said}"

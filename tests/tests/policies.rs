@@ -606,6 +606,32 @@ fn a_pin_is_asked_for_only_where_the_other_slots_are_not_enough() {
     all.machine.opens_by(&["file", "software"]);
 }
 
+/// Invariant 8: whoever opens a keyring and then asks each slot again gives no wrong PIN a second time.
+#[test]
+fn a_wrong_pin_is_given_once_by_a_command_however_often_it_asks() {
+    let all = WithPin::new();
+    let site = &all.machine.site;
+    let copy = site.folder().join("copy").display().to_string();
+    site.expect(&["keyring", "backup", &copy], 0);
+    fs::write(&all.pin, format!("{WRONG}\n")).unwrap();
+    let commands: [&[&str]; 4] = [
+        &["keyring", "rekey"],
+        &["slot", "rotate", "file"],
+        &["keyring", "verify", "--deep"],
+        &["keyring", "restore", &copy, "--yes"],
+    ];
+    for command in commands {
+        all.tpm.tool(&["tpm2_dictionarylockout", "--clear-lockout"]);
+        assert_eq!(all.failed_tries(), 0);
+        let finished = run(&mut site.command(command), b"", LIMIT);
+        assert_eq!(all.failed_tries(), 1, "{command:?}: {finished:?}");
+        assert!(
+            format!("{}{}", finished.stdout_text(), finished.stderr_text()).contains("credential-wrong"),
+            "{finished:?}"
+        );
+    }
+}
+
 /// Invariant 1: wherever it comes from, the PIN is in no command line, environment, output or log.
 #[test]
 fn a_pin_comes_from_where_the_configuration_says_and_is_seen_nowhere() {

@@ -234,9 +234,12 @@ impl Error {
             Self::Keyring { path, .. } => {
                 let previous = path.with_extension("prev.json");
                 Some(if previous.exists() {
-                    format!("put a good copy in its place; the generation before it is {}", previous.display())
+                    format!(
+                        "`unsealer keyring restore FILE` puts a good copy in its place; the generation before it is {}",
+                        previous.display()
+                    )
                 } else {
-                    "put a good copy in its place".to_owned()
+                    "`unsealer keyring restore FILE` puts a good copy in its place".to_owned()
                 })
             }
             Self::Locked { path } if path.ends_with("daemon.lock") => Some(
@@ -249,12 +252,13 @@ impl Error {
                  `unsealer keyring trust` accepts it and writes the record anew"
                     .to_owned(),
             ),
-            Self::MalformedState { .. } => Some("it was not written by this program: look at who did".to_owned()),
+            Self::MalformedState { .. } => Some("it was not written by this release: a newer one may have, or somebody else".to_owned()),
             Self::NoKeyring { .. } => Some(
-                "`unsealer init` makes one together with a new server; STATE_DIRECTORY says where it is looked for"
+                "`unsealer init` makes one together with a new server, `unsealer adopt` for one that runs, and \
+                 `unsealer keyring restore` puts a copy back; STATE_DIRECTORY says where it is looked for"
                     .to_owned(),
             ),
-            Self::NotEnoughSlots { .. } => Some("`unsealer slot test NAME` tries one slot".to_owned()),
+            Self::NotEnoughSlots { .. } => Some("`unsealer slot test NAME` tries one slot; when they are dead, `unsealer recover` opens it by a recovery identity".to_owned()),
             Self::Setup { program, .. } => Some(format!(
                 "mend it, then run `unsealer init --resume --setup {}`; until then the root token stays in the keyring",
                 quoted(program)

@@ -78,8 +78,8 @@ impl Aside {
         self.seen.commit(&Seen::text(keyring.body.id, &both))?;
         let outcome = self.staged.publish(&self.written.bytes);
         // What failed may have come after the rename. Then this is the present generation all the same: if the next save
-        // did not accept it, a crash before its rename would lock us out.
-        if outcome.is_ok() || lies_there(state, &self.written.bytes) {
+        // did not accept it, a crash before its rename would lock us out, and its slots must not be taken back.
+        if outcome.is_ok() || may_lie_there(state, &self.written.bytes) {
             keyring.written(self.written);
         }
         outcome?;
@@ -144,27 +144,43 @@ pub fn remove_stopped_writes(state: &StateFolder) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether a stopped save has left a keyring with shares beside the present one.
-pub fn shares_left_beside(state: &StateFolder) -> bool {
-    let left = durable::left_beside(state.keyring(), MAX_FILE).ok().flatten();
-    left.and_then(|bytes| Locked::parse(&bytes).ok())
-        .is_some_and(|locked| locked.body.public.shares.is_some())
+/// Whether a stopped save has left a whole keyring beside the present one.
+pub fn lies_beside(state: &StateFolder) -> bool {
+    left_beside(state).is_some()
 }
 
-/// Whether the keyring file has this content.
-fn lies_there(state: &StateFolder, content: &[u8]) -> bool {
-    matches!(durable::read(state.keyring(), MAX_FILE), Ok(Some(present)) if present == content)
+/// Whether a stopped save has left a keyring with shares beside the present one.
+pub fn shares_left_beside(state: &StateFolder) -> bool {
+    left_beside(state).is_some_and(|locked| locked.body.public.shares.is_some())
+}
+
+fn left_beside(state: &StateFolder) -> Option<Locked> {
+    let left = durable::left_beside(state.keyring(), MAX_FILE).ok().flatten();
+    left.and_then(|bytes| Locked::parse(&bytes).ok())
+}
+
+/// Whether the keyring file may have this content: where it cannot be read, nobody knows.
+fn may_lie_there(state: &StateFolder, content: &[u8]) -> bool {
+    match durable::read(state.keyring(), MAX_FILE) {
+        Ok(present) => present.is_some_and(|present| present == content),
+        Err(_) => true,
+    }
 }
 
 /// Saves the next generation where nothing that cannot be undone came before.
 pub fn save(state: &StateFolder, keyring: &mut Keyring) -> Result<(), Error> {
+    let prepared = prepare_for(state)?;
+    commit(state, keyring, prepared)
+}
+
+/// Makes ready for a save of a keyring that is not much longer than the present one.
+pub fn prepare_for(state: &StateFolder) -> Result<Prepared, Error> {
     // The size of what is there now, and room to grow.
     let size = state
         .keyring()
         .metadata()
         .map_or(0, |metadata| usize::try_from(metadata.len()).unwrap_or(0));
-    let prepared = prepare(state, size + ROOM)?;
-    commit(state, keyring, prepared)
+    prepare(state, size + ROOM)
 }
 
 /// What a keyring may grow by in one save: 255 shares and their encodings take less than half of it.

@@ -40,6 +40,8 @@ pub struct Slots<'a> {
     only: Option<String>,
     /// Slots that are not to be tried, and why.
     barred: BTreeMap<String, kdf_api::Error>,
+    /// Slots whose programs refused a credential, and in what words.
+    refused: Mutex<BTreeMap<String, kdf_api::Error>>,
     /// What was read once is not asked for again: a pipe has it once, and a person may mistype it the second time.
     credentials: Mutex<BTreeMap<String, Arc<Credentials>>>,
     /// Calls that were called off and are not quite over. They hold keys, so they end before we do.
@@ -67,6 +69,7 @@ impl<'a> Slots<'a> {
             unattended: false,
             only: None,
             barred: BTreeMap::new(),
+            refused: Mutex::default(),
             credentials: Mutex::default(),
             leaving: Mutex::default(),
         }
@@ -156,8 +159,18 @@ impl<'a> Slots<'a> {
         })
     }
 
-    /// A program that lacks a credential cannot know where ours come from.
+    fn refused(&self, name: &str) -> Option<kdf_api::Error> {
+        held(&self.refused).get(name).cloned()
+    }
+
+    /// A program that lacks a credential cannot know where ours come from. One that refused a credential is not asked again by
+    /// this process: each time might count (invariant 8).
     fn with_source(&self, slot: &str, mut error: kdf_api::Error) -> kdf_api::Error {
+        if matches!(error.code, Code::CredentialWrong | Code::LockedOut) {
+            held(&self.refused)
+                .entry(slot.to_owned())
+                .or_insert_with(|| error.clone());
+        }
         let configured = |credential: &String| {
             let slot = self.config.slot.get(slot);
             slot.is_some_and(|slot| slot.credentials.contains_key(credential))
@@ -184,8 +197,8 @@ impl<'a> Slots<'a> {
 
     /// The program of a slot, with its credentials: they are asked for here, if a person has to type them.
     fn backing(&self, name: &str, cancel: Option<&Cancel>) -> Result<Backing> {
-        if let Some(error) = self.barred.get(name) {
-            return Err(error.clone());
+        if let Some(error) = self.barred.get(name).cloned().or_else(|| self.refused(name)) {
+            return Err(error);
         }
         let slot = self.configured(name)?;
         if self.unattended && self.has_a_pin_for_a_person(name) {

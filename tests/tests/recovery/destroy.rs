@@ -5,6 +5,7 @@ use std::fs;
 use serde_json::{Value, json};
 use unsealer_tests::openbao::{OpenBao, Storage};
 use unsealer_tests::people::Person;
+use unsealer_tests::points::kill_at;
 use unsealer_tests::site::Site;
 use unsealer_tests::swtpm::Swtpm;
 use unsealer_tests::terminal::{speak, typed};
@@ -141,6 +142,21 @@ fn a_stick_that_is_not_attached_keeps_its_key_and_that_is_told() {
     assert_eq!((keys(site), orphans(site)), (1, 1));
     site.expect(&["slot", "prune"], 0);
     assert_eq!((keys(site), orphans(site)), (0, 0));
+}
+
+/// Nothing was left to do but to say so.
+#[test]
+fn one_that_was_stopped_at_its_very_end_is_ended_by_prune() {
+    let tpm = Swtpm::new();
+    let machine = machine(&tpm);
+    let site = &machine.site;
+    kill_at(site, "before done", &["destroy", "--confirm", &id(site)]);
+    let refused = site.expect(&["init", "--no-recovery"], 5);
+    assert_says(&refused, &["an unfinished `destroy`", "`unsealer slot prune`"]);
+    site.expect(&["slot", "prune"], 0);
+    // It goes on to what else is in its way.
+    let refused = site.expect(&["init", "--no-recovery"], 5);
+    assert_says(&refused, &["is initialised already"]);
 }
 
 #[test]

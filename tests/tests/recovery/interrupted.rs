@@ -4,11 +4,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use unsealer_tests::people::{Person, is_private};
+use unsealer_tests::openbao::{OpenBao, Storage};
+use unsealer_tests::people::{Person, is_private, recovery_line};
 use unsealer_tests::points::{Points, kill_at, run_with};
 use unsealer_tests::site::Site;
 
-use crate::{Machine, kit_shares, shares, two_files};
+use crate::{Machine, assert_says, kit_shares, name_only, shares, stanza, two_files};
 
 /// What is in the state folder, but for the lock and the record of what was seen.
 fn state(site: &Site) -> Vec<(PathBuf, Vec<u8>)> {
@@ -98,4 +99,23 @@ fn what_leaves_the_machine_is_whole_or_not_there() {
     assert!(points >= 30, "{points}");
     tell(points);
     machine.unseals(site);
+}
+
+/// Whoever was taken out of the configuration before the server had its shares does not get them.
+#[test]
+fn an_init_that_goes_on_is_not_for_a_recipient_that_was_taken_out() {
+    let (stays, goes) = (Person::new(), Person::new());
+    let server = OpenBao::start(Storage::Inmem);
+    let mut site = two_files(Site::new(&server.address()));
+    let recovery = recovery_line(&[&stays, &goes]);
+    site.rewrite_config(|config| format!("{recovery}{config}"));
+    kill_at(&site, "after proven", &["init"]);
+    name_only(&mut site, &[&stays]);
+    let refused = site.expect(&["init", "--resume"], 1);
+    assert_says(&refused, &["does not name", goes.recipient(), "init --abandon"]);
+    assert_eq!(server.seal_status()["initialized"], false);
+    site.expect(&["init", "--abandon"], 0);
+    site.expect(&["init"], 0);
+    assert!(goes.opens(&stanza(&site.keyring())).is_none());
+    assert!(stays.opens(&stanza(&site.keyring())).is_some());
 }

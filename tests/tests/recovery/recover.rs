@@ -246,6 +246,29 @@ fn a_slot_that_only_lacks_its_pin_is_not_dead() {
 }
 
 /// Invariant 10: shares go into it for whoever it names, so it must be one that we know.
+/// A chmod mends it.
+#[test]
+fn a_slot_whose_key_others_can_read_is_not_dead() {
+    let person = Person::new();
+    let machine = Machine::new("any", &[&person], two_files);
+    let site = &machine.site;
+    let spare = &enrolments(site)[1].1;
+    let key = site.keys().join(format!("{spare}.key"));
+    fs::set_permissions(&key, Permissions::from_mode(0o644)).unwrap();
+    let before = fs::read(site.keyring()).unwrap();
+    let recover = ["recover", "--recovery-identity", &person.file_name()];
+    let refused = site.expect(&recover, 1);
+    assert_says(
+        &refused,
+        &["(insecure)", "it may open another time", "[slot.spare]"],
+    );
+    assert_eq!(fs::read(site.keyring()).unwrap(), before);
+    assert!(key.exists());
+    fs::set_permissions(&key, Permissions::from_mode(0o600)).unwrap();
+    site.expect(&recover, 0);
+    assert!(key.exists());
+}
+
 #[test]
 fn a_keyring_of_which_there_is_no_record_is_trusted_first() {
     let person = Person::new();

@@ -36,6 +36,7 @@ use crate::told::Told;
 
 pub use plan::{DataKeys, Plan, Planned, Wanted};
 pub(crate) use prove::{check_together, prove};
+pub(crate) use prune::DESTROY;
 pub use prune::Pruned;
 pub(crate) use settle::ADOPT;
 
@@ -196,7 +197,7 @@ impl<'a> Changer<'a> {
     fn tell_of_the_rest(&self) {
         self.app
             .progress
-            .warn("the changed keyring is in its place; the next change clears away what this one has left");
+            .warn("the changed keyring is in its place, or may be; the next change clears away what this one has left");
     }
 
     fn put_in_place(

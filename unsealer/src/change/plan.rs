@@ -16,8 +16,8 @@ pub struct Wanted {
     pub rotate: Vec<String>,
     /// Another policy.
     pub policy: Option<Policy>,
-    /// Whether the data key shall stay, where it can.
-    pub keep_data_key: bool,
+    /// Whether the data key shall stay, or be another; what is usual for the change if left out.
+    pub data_key: Option<DataKeys>,
     /// Whether the devices of what goes are gone, so that nothing is to be retired on them.
     pub device_gone: bool,
     /// Whether the keyring may end without the recovery that it has, or with neither a slot to spare nor recovery.
@@ -148,18 +148,19 @@ impl Plan {
         let changes = !wanted.remove.is_empty() || !wanted.rotate.is_empty() || policy != body.policy;
         let adds_only = !wanted.add.is_empty() && !changes;
         let can_keep = policy == Policy::Any && body.policy == Policy::Any;
-        if wanted.keep_data_key && !can_keep {
+        if wanted.data_key == Some(DataKeys::Same) && !can_keep {
             return Err(refused(
                 op,
                 format!("--keep-data-key exists under the policy any alone, and this is {policy}"),
                 "leave it out: every slot then wraps a share of a new data key".to_owned(),
             ));
         }
-        let data_key = if can_keep && (wanted.keep_data_key || adds_only) {
+        let usual = if can_keep && adds_only {
             DataKeys::Same
         } else {
             DataKeys::Next
         };
+        let data_key = wanted.data_key.unwrap_or(usual);
         let stays = stays.into_iter().map(|slot| match data_key {
             _ if wanted.rotate.contains(&slot.name) => Planned::New(slot.name.clone()),
             DataKeys::Same => Planned::Stays(slot.clone()),

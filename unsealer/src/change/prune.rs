@@ -9,6 +9,8 @@ use crate::state::seen::Seen;
 
 /// The name of the operation in the journal.
 const OP: &str = "slot prune";
+/// That of the operation that ends a keyring.
+pub(crate) const DESTROY: &str = "destroy";
 
 /// What became of them.
 #[derive(Debug, Default)]
@@ -17,13 +19,16 @@ pub struct Pruned {
     pub gone: Vec<(Uuid, String)>,
     /// What was destroyed on devices.
     pub destroyed: Vec<String>,
+    /// Slots whose programs found nothing to destroy.
+    pub had_nothing: Vec<String>,
     /// Those that could not be retired, and why.
     pub left: Vec<(Uuid, String, Error)>,
 }
 
 impl Changer<'_> {
-    /// Retires every enrolment that no slot owns, or forgets them where their devices are gone.
-    pub fn prune(&self, device_gone: bool) -> Result<Pruned, Error> {
+    /// Retires every enrolment that no slot owns, or forgets them where their devices are gone; if any are named, by slot or
+    /// id, only those.
+    pub fn prune(&self, names: &[String], device_gone: bool) -> Result<Pruned, Error> {
         // Only what opens is believed. Where no keyring ever was, nothing owns anything.
         let (owned, missing): (Vec<_>, _) = match self.open() {
             Ok(keyring) => {
@@ -37,7 +42,7 @@ impl Changer<'_> {
             Err(error) => return Err(error),
         };
         let mut pruned = Pruned::default();
-        let orphans = self.journal.orphans(&owned)?;
+        let mut orphans = self.journal.orphans(&owned)?;
         if let Some(missing) = missing
             && !orphans.is_empty()
             && Seen::load(&self.state)?.is_some()
@@ -51,8 +56,24 @@ impl Changer<'_> {
             });
         }
         if orphans.is_empty() {
+            self.end_a_destroy()?;
             return Ok(pruned);
         }
+        let is_one = |name: &str, (id, slot): &(Uuid, String)| slot == name || id.to_string() == name;
+        if let Some(unknown) = names
+            .iter()
+            .find(|name| !orphans.iter().any(|orphan| is_one(name, orphan)))
+        {
+            return Err(Error::Config {
+                place: OP.to_owned(),
+                what: format!("nothing that no slot owns is named {unknown}"),
+                hint: Some(
+                    "`unsealer slot prune --list` has their ids, and the slots that they were begun for"
+                        .to_owned(),
+                ),
+            });
+        }
+        orphans.retain(|orphan| names.is_empty() || names.iter().any(|name| is_one(name, orphan)));
         let mut operation = self.journal.begin(OP)?;
         for (id, slot) in orphans {
             let outcome = if device_gone {
@@ -63,6 +84,9 @@ impl Changer<'_> {
             match outcome {
                 Ok(destroyed) => {
                     operation.note_slot(Step::Retired, &slot, id)?;
+                    if destroyed.is_empty() && !device_gone {
+                        pruned.had_nothing.push(slot.clone());
+                    }
                     pruned.destroyed.extend(destroyed);
                     pruned.gone.push((id, slot));
                 }
@@ -71,5 +95,15 @@ impl Changer<'_> {
         }
         operation.note(Step::Done)?;
         Ok(pruned)
+    }
+
+    /// A `destroy` that was stopped when nothing was left but to say so.
+    fn end_a_destroy(&self) -> Result<(), Error> {
+        match self.journal.unfinished()? {
+            Some(mut operation) if operation.op() == DESTROY && !self.state.keyring().exists() => {
+                operation.note(Step::Done)
+            }
+            _ => Ok(()),
+        }
     }
 }

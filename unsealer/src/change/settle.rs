@@ -8,6 +8,7 @@ use crate::keyring::{Body, Keyring, Locked, MAX_FILE};
 use crate::save;
 use crate::state::durable;
 use crate::state::journal::{Operation, Step};
+use crate::state::seen::{self, Seen};
 
 /// The one operation that begins without a keyring, but for `init`, which settles its own affairs.
 pub(crate) const ADOPT: &str = "adopt";
@@ -59,14 +60,34 @@ impl Changer<'_> {
         let Some(mut operation) = unfinished.filter(|operation| operation.op() == ADOPT) else {
             return Ok(());
         };
+        if self.may_have_been_in_place(&operation)? {
+            return Err(Error::Ambiguous {
+                what: format!(
+                    "an `{ADOPT}` made a keyring, and {} is missing: what its slots have on devices is not destroyed",
+                    self.state.keyring().display()
+                ),
+                hint: "mount what it is on, or put a copy back (`unsealer keyring restore`); `unsealer destroy` is for one \
+                       that is given up"
+                    .to_owned(),
+            });
+        }
         self.app.progress.step(format!(
             "an `{ADOPT}` was stopped at the step `{}`, and there is no keyring: taking back what was begun",
             operation.last().map_or("", Step::name),
         ));
-        save::remove_stopped_writes(&self.state)?;
         let ownerless = ownerless(&operation, &[]);
         self.take_all_back(&mut operation, &ownerless)?;
-        operation.note(Step::Abandoned)
+        // What says that there was none comes last, so that a stop on the way changes nothing of that.
+        durable::remove(&self.state.file(seen::FILE))?;
+        operation.note(Step::Abandoned)?;
+        save::remove_stopped_writes(&self.state)
+    }
+
+    /// Whether a keyring that is missing was there: its hash is accepted before the rename, and until the rename it lies
+    /// beside.
+    fn may_have_been_in_place(&self, operation: &Operation) -> Result<bool, Error> {
+        let accepted = operation.reached(Step::Proven) && Seen::load(&self.state)?.is_some();
+        Ok(operation.reached(Step::Saved) || (accepted && !save::lies_beside(&self.state)))
     }
 
     /// Retires what no slot owns. What cannot be retired now is still found by `slot prune`.

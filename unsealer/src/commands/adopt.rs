@@ -110,7 +110,11 @@ pub fn run(app: &App, arguments: &Arguments) -> Result<Report, Error> {
 fn replace(app: &App, nodes: &[NodeClient], arguments: &Arguments) -> Result<Report, Error> {
     let changer = Changer::new(app)?;
     let mut keyring = changer.open()?;
-    refuse_other_recipients(app, &keyring)?;
+    changed::refuse_other_recipients(
+        app,
+        &keyring,
+        "`unsealer keyring rekey` takes that recipient out of the keyring",
+    )?;
     let taken = take(app, nodes, arguments)?;
     let ids = (&keyring.body.public.cluster_id, &taken.public.cluster_id);
     if let (Some(ours), Some(theirs)) = ids
@@ -134,7 +138,9 @@ fn replace(app: &App, nodes: &[NodeClient], arguments: &Arguments) -> Result<Rep
     taken.put_into(&mut keyring);
     // So that the next change makes the kit anew if this one is stopped before it does.
     let mut operation = changer.journal.begin(OP)?;
-    save::save(&changer.state, &mut keyring)?;
+    let prepared = save::prepare_for(&changer.state)?;
+    operation.note(Step::Proven)?;
+    save::commit(&changer.state, &mut keyring, prepared)?;
     operation.note(Step::Saved)?;
     changer.refresh_kit(&keyring)?;
     operation.note(Step::Done)?;
@@ -144,31 +150,15 @@ fn replace(app: &App, nodes: &[NodeClient], arguments: &Arguments) -> Result<Rep
         "new key shares are in the keyring"
     );
     let text = format!(
-        "the new key shares are in the keyring, generation {}; the old ones are kept, for old snapshots of the server",
+        "the new key shares are in the keyring, generation {}; the old ones are kept, for old snapshots of the server.\n\
+         The data key is the one of before: if an old copy of the keyring may have been opened by somebody, make a new one: \
+         `unsealer keyring rekey`",
         keyring.body.generation
     );
     let json = json!({"changed": true, "keyring": changed::state(&keyring.body)});
     let mut report = Report::done(text, json);
     taken.tell(&mut report, arguments);
     Ok(report)
-}
-
-/// The new shares are for whoever opens the keyring: not for a recipient that was taken out of the configuration.
-fn refuse_other_recipients(app: &App, keyring: &Keyring) -> Result<(), Error> {
-    let named = app.config.recovery.names();
-    let stanza = keyring.body.recovery.as_ref();
-    let other = stanza.and_then(|stanza| {
-        let names = stanza.recipients().names();
-        names.iter().find(|name| !named.contains(name))
-    });
-    match other {
-        None => Ok(()),
-        Some(name) => Err(Error::Config {
-            place: "recovery".to_owned(),
-            what: format!("does not name {name}, who can recover the keyring and would have the new shares"),
-            hint: Some("`unsealer keyring rekey` takes that recipient out of the keyring".to_owned()),
-        }),
-    }
 }
 
 /// Shares that are to be adopted, compared with the server.
@@ -204,7 +194,18 @@ impl Taken {
             },
             retired: old.retired,
         });
-        keyring.payload.retired.extend(retired);
+        // A host that was given them before has them already.
+        for old in retired {
+            let mut known = keyring
+                .payload
+                .retired
+                .iter()
+                .map(|known| &known.shares)
+                .chain(keyring.payload.active.as_ref());
+            if !known.any(|known| key_shares::same(&known.shares, &old.shares.shares)) {
+                keyring.payload.retired.push(old);
+            }
+        }
         if let Some(shares) = keyring.payload.active.replace(active) {
             keyring.payload.retired.push(Retired {
                 shares,

@@ -198,6 +198,25 @@ pub(crate) fn told(changed: &Changed, plan: &Plan) -> Report {
     report
 }
 
+/// New shares are for whoever opens the keyring: not for a recipient that was taken out of the configuration. `hint` is how to
+/// take it out of the keyring, too.
+pub(crate) fn refuse_other_recipients(app: &App, keyring: &Keyring, hint: &str) -> Result<(), Error> {
+    let named = app.config.recovery.names();
+    let stanza = keyring.body.recovery.as_ref();
+    let other = stanza.and_then(|stanza| {
+        let names = stanza.recipients().names();
+        names.iter().find(|name| !named.contains(name))
+    });
+    match other {
+        None => Ok(()),
+        Some(name) => Err(Error::Config {
+            place: "recovery".to_owned(),
+            what: format!("does not name {name}, who can recover the keyring and would have the new shares"),
+            hint: Some(hint.to_owned()),
+        }),
+    }
+}
+
 /// Where a keyring stands, for scripts.
 pub(crate) fn state(body: &Body) -> Value {
     json!({"id": body.id, "generation": body.generation, "epoch": body.epoch, "policy": body.policy})

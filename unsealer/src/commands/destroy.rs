@@ -23,7 +23,7 @@ use crate::state::seen::{self, Verdict};
 use crate::told::Told;
 
 /// The name of the operation in the journal.
-const OP: &str = "destroy";
+const OP: &str = crate::change::DESTROY;
 
 /// What the command line says of `destroy`.
 #[derive(Clone, Debug, Default, clap::Args)]

@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 
-use kdf_api::Retry;
+use kdf_api::{Code, Retry};
 use tracing::info;
 
 use super::changed::{self, Forced};
 use crate::app::App;
-use crate::change::{Changer, Wanted, slot_fault};
+use crate::change::{Changer, DataKeys, Wanted, slot_fault};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::keyring::{Body, Keyring, Policy};
@@ -76,7 +76,7 @@ fn recover(changer: &Changer<'_>, keyring: Keyring, arguments: &Arguments) -> Re
         app.progress.step(format!("slot {slot}: opens, and stays"));
     }
     for (slot, error) in &attempt.failed {
-        if changer.slots.is_configured(slot) && error.code.retry() != Retry::Never {
+        if changer.slots.is_configured(slot) && may_open_another_time(error) {
             return Err(not_dead(slot, error));
         }
         app.progress.step(format!(
@@ -105,7 +105,7 @@ fn recover(changer: &Changer<'_>, keyring: Keyring, arguments: &Arguments) -> Re
         rotate,
         device_gone: arguments.device_gone,
         force: arguments.forced.force,
-        ..Wanted::default()
+        data_key: Some(DataKeys::Next),
     };
     let mut report = changed::make(changer, OP, keyring, &wanted)?;
     // What dead devices keep is told, and is no failure.
@@ -113,7 +113,13 @@ fn recover(changer: &Changer<'_>, keyring: Keyring, arguments: &Arguments) -> Re
     Ok(report)
 }
 
-/// A slot that lacks its PIN, or whose device is busy, opens another time: nobody takes it out by a slip of the finger.
+/// A slot that lacks its PIN, whose device is busy, whose program failed by itself, or whose key file others could read, may
+/// open another time: nobody takes it out, and destroys what it has, by a slip of the finger.
+fn may_open_another_time(error: &kdf_api::Error) -> bool {
+    let mendable = matches!(error.code, Code::BrokenProgram | Code::Internal | Code::Insecure);
+    mendable || error.code.retry() != Retry::Never
+}
+
 fn not_dead(slot: &str, error: &kdf_api::Error) -> Error {
     let hint = format!(
         "it may open another time, so it is not taken out; nothing was changed. If it is dead all the same, take [slot.{slot}] \

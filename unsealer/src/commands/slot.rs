@@ -66,8 +66,10 @@ pub enum Command {
     },
     /// Destroy enrolments that were begun and that no slot owns, as a change that was stopped leaves them on a device.
     Prune {
+        /// Those to destroy, by slot or id; all of them if left out.
+        names: Vec<String>,
         /// Only list them.
-        #[arg(long, conflicts_with = "device_gone")]
+        #[arg(long, conflicts_with_all = ["device_gone", "names"])]
         list: bool,
         /// Forget them: their devices are gone.
         #[arg(long)]
@@ -85,7 +87,9 @@ pub fn run(app: &App, command: &Command) -> Result<Report, Error> {
         Command::Show { name } => show(app, name),
         Command::Test { name } => test(app, name.as_deref()),
         Command::Prune { list: true, .. } => prune_list(app),
-        Command::Prune { device_gone, .. } => change::prune(app, *device_gone),
+        Command::Prune {
+            names, device_gone, ..
+        } => change::prune(app, names, *device_gone),
     }
 }
 

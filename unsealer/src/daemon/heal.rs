@@ -15,7 +15,7 @@ use tracing::{error, info, warn};
 
 use super::board::{Board, SlotState};
 use crate::app::{App, NodeOverride};
-use crate::change::{Changed, Changer, Plan, Wanted};
+use crate::change::{Changed, Changer, DataKeys, Plan, Wanted};
 use crate::config::{Config, Heal};
 use crate::credentials::Asking;
 use crate::error::Error;
@@ -131,7 +131,7 @@ fn heal(config: &Config, slot: &str) -> Result<Outcome, Error> {
     }
     let wanted = Wanted {
         rotate: vec![slot.to_owned()],
-        keep_data_key: true,
+        data_key: Some(DataKeys::Same),
         ..Wanted::default()
     };
     let plan = Plan::new("heal", &keyring.body, &wanted, &app.config)?;

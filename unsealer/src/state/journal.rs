@@ -214,6 +214,12 @@ pub struct Operation {
 }
 
 impl Operation {
+    /// Whether all that it enrolled is retired.
+    pub fn is_taken_back(&self) -> bool {
+        let retired = self.named(Step::Retired);
+        self.enrolments().iter().all(|begun| retired.contains(begun))
+    }
+
     /// Notes a step, durably, before going on.
     pub fn note(&mut self, step: Step) -> Result<(), Error> {
         self.write(step, None, None)

@@ -182,6 +182,17 @@ impl Init<'_> {
             });
         }
         let sent = operation.reached(Step::InitSent);
+        if sent && !self.state.keyring().exists() && !operation.is_taken_back() {
+            return Err(Error::Ambiguous {
+                what: format!(
+                    "{} is missing, and may hold the server's only key shares: what they hang on is not destroyed",
+                    self.state.keyring().display()
+                ),
+                hint: "mount what it is on, or put a copy back, and run `unsealer init --resume`; `unsealer destroy` is for \
+                       one that is given up"
+                    .to_owned(),
+            });
+        }
         self.roll_back(&mut operation)?;
         let text = if sent {
             "The unfinished init is given up. Its request to initialise the server was sent: if the server took it, nobody \

@@ -8,6 +8,7 @@ use kdf_api::secret_text::TextOf;
 use tracing::info;
 
 use super::{Init, pass};
+use crate::commands::changed;
 use crate::config::InitCredential;
 use crate::error::Error;
 use crate::keyring::{Active, Keyring, MAX_FILE, Pending, RotationCredential};
@@ -33,6 +34,8 @@ const SAVE_AGAIN: Duration = Duration::from_secs(2);
 impl Init<'_> {
     /// Initialises the server. From its reply to the end of the save, this process holds the only copy of the keys.
     pub(super) fn initialise(&self, operation: &mut Operation, keyring: &mut Keyring) -> Result<(), Error> {
+        let again = "name it again, or give this init up (`unsealer init --abandon`) and begin anew";
+        changed::refuse_other_recipients(self.app, keyring, again)?;
         let (shares, threshold) = (self.app.config.init.shares, self.app.config.init.threshold);
         let size = self
             .state

@@ -10,6 +10,7 @@ use crate::commands::changed::{self, Forced};
 use crate::error::Error;
 use crate::keyring::Policy;
 use crate::report::Report;
+use crate::state::proven::Proven;
 
 pub(super) fn rekey(app: &App, forced: Forced) -> Result<Report, Error> {
     let wanted = Wanted {
@@ -60,12 +61,14 @@ pub(super) fn migrate(
             ..Wanted::default()
         };
         let mut report = changed::make(&changer, OP, keyring, &wanted)?;
-        let _ = write!(
-            report.text,
-            "\nstill in the keyring: {}. Once the new slots have opened it after a reboot, take the others out: the same \
-             command with --retire",
-            others.join(", ")
-        );
+        if !others.is_empty() {
+            let _ = write!(
+                report.text,
+                "\nstill in the keyring: {}. Once the new slots have opened it after a reboot, take the others out: the same \
+                 command with --retire",
+                others.join(", ")
+            );
+        }
         return Ok(report);
     }
     if others.is_empty() {
@@ -83,6 +86,13 @@ pub(super) fn migrate(
         return Ok(Report::done(
             text,
             json!({"changed": false, "keyring": changed::state(&keyring.body), "others": others}),
+        ));
+    }
+    let proven = Proven::load(&changer.state);
+    for slot in to.iter().filter(|slot| !proven.is_proven(slot)) {
+        app.progress.warn(format!(
+            "slot {slot} was not yet seen to open after a reboot: what it hangs on may be of this boot alone (`unsealer slot test` \
+             after one notes it)"
         ));
     }
     let wanted = Wanted {

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde_json::json;
 
 use crate::app::App;
-use crate::change::{Changer, Wanted};
+use crate::change::{Changer, DataKeys, Wanted};
 use crate::commands::changed::{self, Forced};
 use crate::error::Error;
 use crate::exit::Exit;
@@ -31,7 +31,7 @@ impl Leaving {
     fn wanted(self) -> Wanted {
         Wanted {
             device_gone: self.device_gone,
-            keep_data_key: self.keep_data_key,
+            data_key: self.keep_data_key.then_some(DataKeys::Same),
             force: self.forced.force,
             ..Wanted::default()
         }
@@ -63,15 +63,18 @@ pub(super) fn rotate(app: &App, names: &[String], leaving: Leaving) -> Result<Re
 }
 
 /// Retires what no slot owns. The keyring is open, so that what it says of its slots is to be believed.
-pub(super) fn prune(app: &App, device_gone: bool) -> Result<Report, Error> {
+pub(super) fn prune(app: &App, names: &[String], device_gone: bool) -> Result<Report, Error> {
     let changer = Changer::new(app)?;
-    let pruned = changer.prune(device_gone)?;
+    let pruned = changer.prune(names, device_gone)?;
     let mut text = String::new();
     for (id, slot) in &pruned.gone {
         let _ = writeln!(text, "{id} (begun for slot {slot}): retired");
     }
     for what in &pruned.destroyed {
         let _ = writeln!(text, "  destroyed {what}");
+    }
+    for slot in &pruned.had_nothing {
+        let _ = writeln!(text, "  {slot}: its program found nothing to destroy");
     }
     for (id, slot, error) in &pruned.left {
         let why = Told::of_slot(error);
@@ -84,7 +87,9 @@ pub(super) fn prune(app: &App, device_gone: bool) -> Result<Report, Error> {
     if pruned.gone.is_empty() && pruned.left.is_empty() {
         text.push_str("every enrolment that was begun belongs to a slot or is retired");
     } else if !pruned.left.is_empty() {
-        text.push_str("where a device is gone for good, --device-gone forgets what lay on it");
+        text.push_str(
+            "where a device is gone for good, `slot prune SLOT --device-gone` forgets what lay on it",
+        );
     }
     let gone: Vec<_> = pruned
         .gone
