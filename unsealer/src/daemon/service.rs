@@ -227,8 +227,9 @@ impl Service {
             Ok(client) => client,
             Err(error) => {
                 // Looked at again with the files: a certificate may come late.
-                error!(node = node.name, %error, "the node cannot be watched");
+                error!(node = node.name, %error, hint = error.hint(), "the node cannot be watched");
                 self.board.phase(&node.name, Phase::Unknown, || error.to_string());
+                self.board.hint(&node.name, error.hint());
                 return;
             }
         };

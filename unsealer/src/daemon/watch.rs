@@ -181,6 +181,8 @@ impl Watch {
                 node = self.name,
                 from = before.name(),
                 to = phase.name(),
+                error = look.error().map(tracing::field::display),
+                hint = look.error().and_then(Error::hint),
                 "the node's state changed"
             );
         }
@@ -196,7 +198,7 @@ impl Watch {
         } else if phase == Phase::Unreachable {
             self.joining = None;
         }
-        if let Look::State(NodeState::Unreachable(error) | NodeState::Unknown(error)) = look {
+        if let Some(error) = look.error() {
             let reason = reason(error);
             self.board
                 .node(&self.name, |row| *row.errors.entry(reason).or_default() += 1);
@@ -229,6 +231,9 @@ impl Watch {
                 _ => said,
             }
         });
+        if let Some(error) = look.error() {
+            self.board.hint(&self.name, error.hint());
+        }
     }
 
     /// Somebody sealed it on purpose.
@@ -390,6 +395,8 @@ fn reason(error: &Error) -> &'static str {
         Error::Broken { .. } => "broken",
         Error::Status { .. } => "status",
         Error::Redirect { .. } => "redirect",
+        Error::Certificate { .. } => "certificate",
+        Error::Tls { .. } => "tls",
         _ => "other",
     }
 }
