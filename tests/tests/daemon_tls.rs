@@ -149,7 +149,7 @@ impl Mutual {
     /// The lines of the node without those that begin so.
     fn without(&self, keys: &str) -> String {
         let kept = self.lines.lines().filter(|line| !line.starts_with(keys));
-        kept.map(|line| format!("{line}\n")).collect()
+        kept.flat_map(|line| [line, "\n"]).collect()
     }
 }
 
