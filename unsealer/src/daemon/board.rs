@@ -45,6 +45,8 @@ pub struct NodeRow {
     pub since: Instant,
     /// What it said, or why nothing is known.
     pub detail: String,
+    /// What to do about that.
+    pub hint: Option<String>,
     /// Whether shares travel to it in clear beyond this machine.
     pub plaintext: bool,
     /// Whether it is held, and why.
@@ -130,6 +132,7 @@ impl Board {
             phase: Phase::Unknown,
             since: Instant::now(),
             detail: "not looked at yet".to_owned(),
+            hint: None,
             plaintext,
             held,
             unseals: 0,
@@ -160,7 +163,13 @@ impl Board {
                 row.since = Instant::now();
             }
             row.detail = detail();
+            row.hint = None;
         });
+    }
+
+    /// What to do about what was said of a node last.
+    pub fn hint(&self, name: &str, hint: Option<String>) {
+        self.node(name, |row| row.hint = hint);
     }
 
     /// Whether any node may need shares soon.

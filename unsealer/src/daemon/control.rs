@@ -203,7 +203,7 @@ fn status(board: &Board) -> Value {
         .map(|(name, node)| {
             json!({
                 "name": name, "address": node.address, "state": node.phase.name(), "detail": node.detail,
-                "since_s": node.since.elapsed().as_secs(), "held": node.held, "unseals": node.unseals,
+                "hint": node.hint, "since_s": node.since.elapsed().as_secs(), "held": node.held, "unseals": node.unseals,
                 "failures": node.failures, "open": node.phase.is_open(),
             })
         })

@@ -94,6 +94,16 @@ pub enum Look {
     State(NodeState),
 }
 
+impl Look {
+    /// Why it showed nothing.
+    pub const fn error(&self) -> Option<&Error> {
+        match self {
+            Self::State(NodeState::Unreachable(error) | NodeState::Unknown(error)) => Some(error),
+            _ => None,
+        }
+    }
+}
+
 /// What to do after a look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Act {

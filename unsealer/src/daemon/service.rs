@@ -309,9 +309,10 @@ impl Service {
                 // Looked at again with the files: a certificate may come late.
                 let why = error.to_string();
                 if self.unwatched.insert(node.name.clone(), why.clone()).as_ref() != Some(&why) {
-                    error!(node = node.name, %error, "the node cannot be watched");
+                    error!(node = node.name, %error, hint = error.hint(), "the node cannot be watched");
                     self.board.add(&node.name, &node.address, plaintext, held);
                     self.board.phase(&node.name, Phase::Unknown, || why);
+                    self.board.hint(&node.name, error.hint());
                 }
                 return;
             }

@@ -241,6 +241,8 @@ impl Watch {
                 node = self.name,
                 from = before.name(),
                 to = phase.name(),
+                error = look.error().map(tracing::field::display),
+                hint = look.error().and_then(Error::hint),
                 "the node's state changed"
             );
         }
@@ -259,7 +261,7 @@ impl Watch {
             self.sealed_at = None;
             self.joining = None;
         }
-        if let Look::State(NodeState::Unreachable(error) | NodeState::Unknown(error)) = look {
+        if let Some(error) = look.error() {
             let reason = reason(error);
             self.board
                 .node(&self.name, |row| *row.errors.entry(reason).or_default() += 1);
@@ -294,6 +296,9 @@ impl Watch {
                 _ => said,
             }
         });
+        if let Some(error) = look.error() {
+            self.board.hint(&self.name, error.hint());
+        }
     }
 
     /// Somebody sealed it on purpose.
@@ -482,6 +487,8 @@ fn reason(error: &Error) -> &'static str {
         Error::Broken { .. } => "broken",
         Error::Status { .. } => "status",
         Error::Redirect { .. } => "redirect",
+        Error::Certificate { .. } => "certificate",
+        Error::Tls { .. } => "tls",
         _ => "other",
     }
 }
