@@ -11,12 +11,13 @@
 
 mod host_support;
 
+use std::thread;
 use std::time::{Duration, Instant};
 
 use host_support::{
     KEY, Nowhere, OK, Workshop, context, derive, derive_within, device, enrolment, is_alive, program,
 };
-use kdf_api::host::{Call, Device, ProgramDirs};
+use kdf_api::host::{Call, Descriptions, Device, Program, ProgramDirs};
 use kdf_api::{Code, Error, Secret, Use, Values};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -310,6 +311,26 @@ fn a_program_is_described_once_until_its_file_changes() {
     std::fs::rename(workshop.at("new"), workshop.at("kdf")).unwrap();
     derive(&mut device).unwrap();
     assert_eq!((workshop.calls("describe"), workshop.calls("call")), (2, 3));
+}
+
+/// Also by those that ask at the same time; but not with another environment, which may make it another program.
+#[test]
+fn executables_that_share_descriptions_ask_once() {
+    let workshop = Workshop::new();
+    let path = workshop.kdf("kdf", &format!("printf '%s' '{OK}'"));
+    let shared = Descriptions::default();
+    let sharing = |program: Program| device(program.timeout(AMPLE)).sharing(&shared);
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| derive(&mut sharing(program(&path))).unwrap());
+        }
+    });
+    assert_eq!((workshop.calls("describe"), workshop.calls("call")), (1, 4));
+    let other = program(&path).environment("MODE", "other").unwrap();
+    derive(&mut sharing(other)).unwrap();
+    // The control: those that share nothing ask each.
+    derive(&mut device(program(&path).timeout(AMPLE))).unwrap();
+    assert_eq!((workshop.calls("describe"), workshop.calls("call")), (3, 6));
 }
 
 #[test]

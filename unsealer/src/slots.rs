@@ -18,7 +18,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use kdf_api::host::{Cancel, Device, Executable, Hook, Program, ProgramDirs};
+use kdf_api::host::{Cancel, Descriptions, Device, Executable, Hook, Program, ProgramDirs};
 use kdf_api::{Binding, Code, Credentials, Place, Values};
 
 use crate::config::{self, Config, CredentialSource, SlotKind};
@@ -42,6 +42,8 @@ pub struct Slots<'a> {
     barred: BTreeMap<String, kdf_api::Error>,
     /// Slots whose programs refused a credential, and in what words.
     refused: Mutex<BTreeMap<String, kdf_api::Error>>,
+    /// What programs said of themselves: slots with the same program ask it once.
+    descriptions: Descriptions,
     /// What was read once is not asked for again: a pipe has it once, and a person may mistype it the second time.
     credentials: Mutex<BTreeMap<String, Arc<Credentials>>>,
     /// Calls that were called off and are not quite over. They hold keys, so they end before we do.
@@ -70,6 +72,7 @@ impl<'a> Slots<'a> {
             only: None,
             barred: BTreeMap::new(),
             refused: Mutex::default(),
+            descriptions: Descriptions::default(),
             credentials: Mutex::default(),
             leaving: Mutex::default(),
         }
@@ -219,7 +222,7 @@ impl<'a> Slots<'a> {
         }
         Ok(match slot.kind {
             SlotKind::Kdf => Backing::Kdf {
-                device: Box::new(Executable::new(program, self.dirs.clone())),
+                device: Box::new(Executable::new(program, self.dirs.clone()).sharing(&self.descriptions)),
                 settings: slot.settings.clone(),
                 credentials: self.credentials(name, slot)?,
             },

@@ -6,7 +6,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::call::Call;
-use super::check::{Checked, Identity};
+use super::check::Checked;
+use super::descriptions::Descriptions;
 use super::program::{Program, ProgramDirs};
 use crate::backend::{Advised, Destroyed, EnrollRequest, Health, Place, Retire, Use};
 use crate::description::Described;
@@ -30,7 +31,7 @@ const MOST: usize = MAX_MESSAGE + 4096;
 pub struct Executable {
     program: Program,
     dirs: ProgramDirs,
-    described: Option<(Identity, Described)>,
+    descriptions: Descriptions,
 }
 
 /// What of an answer is accepted, or what is wrong with it.
@@ -38,12 +39,19 @@ type Accepted<T> = std::result::Result<T, &'static str>;
 
 impl Executable {
     /// The program that configuration names, looked up in these folders if its name is bare.
-    pub const fn new(program: Program, dirs: ProgramDirs) -> Self {
+    pub fn new(program: Program, dirs: ProgramDirs) -> Self {
         Self {
             program,
             dirs,
-            described: None,
+            descriptions: Descriptions::default(),
         }
+    }
+
+    /// The same, which shares what it learns of its program with others.
+    #[must_use]
+    pub fn sharing(mut self, descriptions: &Descriptions) -> Self {
+        self.descriptions = descriptions.clone();
+        self
     }
 
     /// Asks for a verb that the program serves.
@@ -53,7 +61,7 @@ impl Executable {
         accept: impl FnOnce(T) -> Accepted<R>,
     ) -> Result<R> {
         let checked = self.program.check(&self.dirs)?;
-        let described = self.described_by(&checked)?;
+        let described = &self.described_by(&checked)?;
         let verb = request.verb;
         if !described.serves(verb) {
             let message = format!("{} does not serve {verb}", checked.path().display());
@@ -69,14 +77,11 @@ impl Executable {
         self.exchange(&checked, request, expected, accept)
     }
 
-    fn described_by(&mut self, checked: &Checked) -> Result<&Described> {
-        let known = self.described.take().filter(|(of, _)| *of == checked.identity());
-        let described = match known {
-            Some((_, described)) => described,
-            None => self.ask_for_description(checked)?,
-        };
-        let (_, described) = self.described.insert((checked.identity(), described));
-        Ok(described)
+    fn described_by(&self, checked: &Checked) -> Result<Described> {
+        let environment = &self.program.environment;
+        self.descriptions.of(checked.identity(), environment, || {
+            self.ask_for_description(checked)
+        })
     }
 
     fn ask_for_description(&self, checked: &Checked) -> Result<Described> {
@@ -138,7 +143,7 @@ impl Executable {
 impl Device for Executable {
     fn describe(&mut self) -> Result<Described> {
         let checked = self.program.check(&self.dirs)?;
-        self.described_by(&checked).cloned()
+        self.described_by(&checked)
     }
 
     fn enroll(&mut self, request: &EnrollRequest<'_>) -> Result<Value> {

@@ -29,6 +29,7 @@
 mod call;
 mod cancel;
 mod check;
+mod descriptions;
 mod executable;
 mod hook;
 mod pin;
@@ -43,6 +44,7 @@ mod talk;
 pub use call::{Call, Finished};
 pub use cancel::{Cancel, wait_for_calls};
 pub use check::Checked;
+pub use descriptions::Descriptions;
 pub use executable::Executable;
 #[cfg(feature = "fuzzing")]
 pub(crate) use hook::read_line;

@@ -15,7 +15,8 @@ impl Slots<'_> {
         if configured.kind == SlotKind::IkmHook || slot.kind == Kind::Hook {
             return Ok(None);
         }
-        let mut device = Executable::new(program(configured, false)?, self.dirs.clone());
+        let mut device =
+            Executable::new(program(configured, false)?, self.dirs.clone()).sharing(&self.descriptions);
         if !device.describe()?.serves(Verb::Health) {
             return Ok(None);
         }
