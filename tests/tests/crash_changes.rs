@@ -348,7 +348,7 @@ impl Machines {
             Before::Away => {
                 let (device, away) = (two_slots::device(&site), site.folder().join("away"));
                 fs::rename(&device, &away).unwrap();
-                site.expect(&["slot", "remove", "keeper"], 0);
+                site.expect(&["slot", "remove", "keeper"], 1);
                 fs::rename(&away, &device).unwrap();
             }
             Before::Dead => {

@@ -12,7 +12,7 @@ use crate::yaml;
 
 /// The families that the daemon serves, with the suffixes of a histogram.
 fn served() -> BTreeSet<String> {
-    let text = metrics::text(&Board::default().known());
+    let text = Board::default().show(metrics::text);
     let mut names = BTreeSet::new();
     for family in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
         let (name, kind) = family.split_once(' ').unwrap();

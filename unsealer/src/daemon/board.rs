@@ -16,7 +16,7 @@ pub struct Board {
 }
 
 /// All that is known at one moment.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Known {
     /// The nodes, by name.
     pub nodes: BTreeMap<String, NodeRow>,
@@ -26,6 +26,8 @@ pub struct Known {
     pub generation: Option<u64>,
     /// Why the keyring does not open, if it did not the last time.
     pub trouble: Option<String>,
+    /// How long nodes took from their first sealed answer to the unsealed one.
+    pub unseals: Histogram,
     /// How long openings took, those that went well.
     pub openings: Histogram,
     /// How many openings failed.
@@ -55,8 +57,6 @@ pub struct NodeRow {
     pub unseals: u64,
     /// How often that failed.
     pub failures: u64,
-    /// From the first sealed answer to the unsealed one.
-    pub durations: Histogram,
     /// Looks that failed, by reason.
     pub errors: BTreeMap<&'static str, u64>,
 }
@@ -120,9 +120,18 @@ impl Histogram {
 }
 
 impl Board {
-    /// All that is known.
-    pub fn known(&self) -> Known {
-        self.held().clone()
+    /// What somebody makes of all that is known. Nobody else learns anything meanwhile.
+    pub fn show<T>(&self, show: impl FnOnce(&Known) -> T) -> T {
+        show(&self.held())
+    }
+
+    /// A node was unsealed, so long after its first sealed answer.
+    pub fn unsealed(&self, name: &str, took: Duration) {
+        let mut known = self.held();
+        known.unseals.observe(took);
+        if let Some(row) = known.nodes.get_mut(name) {
+            row.unseals += 1;
+        }
     }
 
     /// A node that is watched from now on.
@@ -137,7 +146,6 @@ impl Board {
             held,
             unseals: 0,
             failures: 0,
-            durations: Histogram::default(),
             errors: BTreeMap::new(),
         };
         self.held().nodes.insert(name.to_owned(), row);

@@ -16,7 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use super::board::{Board, SlotState};
+use super::board::{Board, Known, SlotState};
 use super::listen::bind_unix;
 use crate::error::Error;
 
@@ -167,7 +167,7 @@ async fn answer(
     }
     let said = match json::parse::<Question>(text.trim_ascii(), LIMITS) {
         Err(fault) => json!({"error": format!("the question {fault}")}),
-        Ok(question) if question.verb == "status" => status(board),
+        Ok(question) if question.verb == "status" => board.show(status),
         Ok(question) if may_order(&stream) => {
             let (sender, receiver) = oneshot::channel();
             let order = Order {
@@ -195,8 +195,7 @@ fn may_order(stream: &UnixStream) -> bool {
 }
 
 /// What is known, as JSON.
-fn status(board: &Board) -> Value {
-    let known = board.known();
+fn status(known: &Known) -> Value {
     let nodes: Vec<_> = known
         .nodes
         .iter()

@@ -148,14 +148,14 @@ fn respond(method: &Method, path: &str, board: &Board) -> Response<Full<Bytes>> 
     }
     match path {
         "/metrics" => {
-            let mut response = text(StatusCode::OK, metrics::text(&board.known()));
+            let mut response = text(StatusCode::OK, board.show(metrics::text));
             response
                 .headers_mut()
                 .insert(CONTENT_TYPE, HeaderValue::from_static(metrics::CONTENT_TYPE));
             response
         }
         "/livez" => text(StatusCode::OK, "ok\n".to_owned()),
-        "/readyz" => ready(&board.known()),
+        "/readyz" => board.show(ready),
         _ => text(
             StatusCode::NOT_FOUND,
             "there are /metrics, /livez and /readyz\n".to_owned(),

@@ -69,13 +69,7 @@ pub fn text(known: &Known) -> String {
         "histogram",
         "From the first sealed answer of a node to its unsealed one.",
     );
-    for (name, node) in &known.nodes {
-        out.histogram(
-            "unsealer_unseal_duration_seconds",
-            &[("node", name)],
-            &node.durations,
-        );
-    }
+    out.histogram("unsealer_unseal_duration_seconds", &known.unseals);
     out.family(
         "unsealer_probe_errors_total",
         "counter",
@@ -119,7 +113,7 @@ pub fn text(known: &Known) -> String {
         "histogram",
         "How long it took to open the keyring, when it opened.",
     );
-    out.histogram("unsealer_slot_open_duration_seconds", &[], &known.openings);
+    out.histogram("unsealer_slot_open_duration_seconds", &known.openings);
     out.family(
         "unsealer_keyring_open_failures_total",
         "counter",
@@ -149,30 +143,24 @@ impl Text {
     }
 
     fn line(&mut self, name: &str, labels: &[(&str, &str)], value: &str) {
-        let _ = writeln!(self.0, "{name}{} {value}", labelled(labels, None));
+        let _ = writeln!(self.0, "{name}{} {value}", labelled(labels));
     }
 
-    fn histogram(&mut self, name: &str, labels: &[(&str, &str)], histogram: &Histogram) {
+    fn histogram(&mut self, name: &str, histogram: &Histogram) {
         for (bound, count) in histogram.buckets() {
-            let bound = bound.to_string();
-            let labels = labelled(labels, Some(&bound));
-            let _ = writeln!(self.0, "{name}_bucket{labels} {count}");
+            let _ = writeln!(self.0, "{name}_bucket{{le=\"{bound}\"}} {count}");
         }
-        let infinite = labelled(labels, Some("+Inf"));
-        let labels = labelled(labels, None);
+        let Histogram { count, sum, .. } = histogram;
         let _ = writeln!(
             self.0,
-            "{name}_bucket{infinite} {}\n{name}_sum{labels} {}\n{name}_count{labels} {}",
-            histogram.count, histogram.sum, histogram.count
+            "{name}_bucket{{le=\"+Inf\"}} {count}\n{name}_sum {sum}\n{name}_count {count}"
         );
     }
 }
 
-fn labelled(labels: &[(&str, &str)], bound: Option<&str>) -> String {
+fn labelled(labels: &[(&str, &str)]) -> String {
     let all: Vec<_> = labels
         .iter()
-        .copied()
-        .chain(bound.map(|bound| ("le", bound)))
         .map(|(name, value)| format!("{name}=\"{}\"", escaped(value)))
         .collect();
     if all.is_empty() {
@@ -201,17 +189,17 @@ mod tests {
         board.add("o\"ne", "http://127.0.0.1:1", false, None);
         board.phase("o\"ne", Phase::UnsealedActive, String::new);
         board.node("o\"ne", |row| {
-            row.unseals = 2;
-            row.durations.observe(std::time::Duration::from_millis(7));
+            row.unseals = 1;
         });
-        let text = text(&board.known());
+        board.unsealed("o\"ne", std::time::Duration::from_millis(7));
+        let text = board.show(text);
         for line in [
             r#"unsealer_node_state{node="o\"ne",state="unsealed-active"} 1"#,
             r#"unsealer_node_state{node="o\"ne",state="sealed"} 0"#,
             r#"unsealer_unseals_total{node="o\"ne",result="success"} 2"#,
-            r#"unsealer_unseal_duration_seconds_bucket{node="o\"ne",le="0.005"} 0"#,
-            r#"unsealer_unseal_duration_seconds_bucket{node="o\"ne",le="0.01"} 1"#,
-            r#"unsealer_unseal_duration_seconds_bucket{node="o\"ne",le="+Inf"} 1"#,
+            r#"unsealer_unseal_duration_seconds_bucket{le="0.005"} 0"#,
+            r#"unsealer_unseal_duration_seconds_bucket{le="0.01"} 1"#,
+            r#"unsealer_unseal_duration_seconds_bucket{le="+Inf"} 1"#,
             "unsealer_plaintext_nodes 0",
         ] {
             assert!(text.lines().any(|other| other == line), "{line}\n{text}");

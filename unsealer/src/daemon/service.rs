@@ -451,14 +451,13 @@ impl Service {
 
     /// Tells the tasks of a node, or of all, that a person has looked. Says whether any of them waited for that.
     fn try_again(&self, node: &str) -> bool {
-        let known = self.board.known();
         let mut waited = false;
         for (name, running) in &self.running {
             if node == ALL || node == name {
-                waited |= known
-                    .nodes
-                    .get(name)
-                    .is_some_and(|row| row.phase == Phase::GivingUp);
+                waited |= self.board.show(|known| {
+                    let row = known.nodes.get(name);
+                    row.is_some_and(|row| row.phase == Phase::GivingUp)
+                });
                 running.orders.send_modify(|orders| orders.released += 1);
             }
         }

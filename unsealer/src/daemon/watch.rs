@@ -176,12 +176,13 @@ impl Watch {
             if self.joining.is_some_and(|until| until <= Instant::now()) {
                 self.did_not_join();
             }
-            let look = self.look().await;
+            // What looking takes is not kept while nobody looks.
+            let look = Box::pin(self.look()).await;
             match self.saw(&look) {
                 // One that is being confirmed waits for the next look, as any other.
                 Act::Wait | Act::Confirm => {}
                 Act::Hold => self.hold(),
-                Act::Unseal => self.unseal().await,
+                Act::Unseal => Box::pin(self.unseal()).await,
             }
             self.pause().await;
         }
@@ -400,10 +401,7 @@ impl Watch {
             took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
             "the node is unsealed"
         );
-        self.board.node(&self.name, |row| {
-            row.unseals += 1;
-            row.durations.observe(took);
-        });
+        self.board.unsealed(&self.name, took);
     }
 
     fn failed(&mut self, error: &Error) {
