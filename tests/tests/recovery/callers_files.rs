@@ -25,17 +25,16 @@ fn us() -> u32 {
 }
 
 /// The service user.
-#[expect(clippy::print_stdout, reason = "for who runs the test")]
 fn service() -> u32 {
-    if us() == 0 {
-        return SERVICE;
-    }
-    println!("not root: the service user is ourselves, and files that are root's alone are not tried");
-    us()
+    if us() == 0 { SERVICE } else { us() }
 }
 
 /// A machine as a package makes it: programs and configuration for all to read, the state folder for the service user alone.
+#[expect(clippy::print_stdout, reason = "for who runs the test")]
 fn packaged(address: &str, people: &[&Person]) -> Site {
+    if us() != 0 {
+        println!("not root: the service user is ourselves, and files that are root's alone are not tried");
+    }
     let site = Site::new(address);
     fs::set_permissions(site.folder(), Permissions::from_mode(0o755)).unwrap();
     for name in ["unsealer", "kdf-file"] {
