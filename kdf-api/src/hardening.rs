@@ -9,7 +9,9 @@
 
 use std::hint::black_box;
 use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 
+use rustix::io::{Errno, FdFlags};
 use rustix::mm::Advice;
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
 use zeroize::Zeroize;
@@ -119,6 +121,22 @@ pub fn set_variable(name: &str, value: &str) -> io::Result<()> {
         std::env::set_var(name, value);
     }
     Ok(())
+}
+
+/// A descriptor that whoever started us left open for us, by its number.
+///
+/// Only such a one is without the mark that has exec close it: whatever the program opens itself has it, and is not given, so
+/// that a number which is not open at the start never names a file of the program's own.
+pub fn inherited(number: RawFd) -> io::Result<OwnedFd> {
+    if number < 0 {
+        return Err(Errno::BADF.into());
+    }
+    // SAFETY: used for the two calls below, which neither close it nor change it; a number that is not open gives EBADF.
+    let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
+    if rustix::io::fcntl_getfd(descriptor)?.contains(FdFlags::CLOEXEC) {
+        return Err(Errno::BADF.into());
+    }
+    Ok(rustix::io::fcntl_dupfd_cloexec(descriptor, 0)?)
 }
 
 /// How much stack is wiped after work on keys, in bytes. AES-GCM, HKDF and their callers use less than half of it.

@@ -13,7 +13,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -22,6 +22,7 @@ use kdf_api::Secret;
 use rustix::fs::{FlockOperation, flock};
 use serde_json::json;
 use unsealer::credentials::Asking;
+use unsealer::files::Input;
 use unsealer::keyring::{Keyring, Locked};
 use unsealer::recovery::{Identity, seal};
 use unsealer::state::StateFolder;
@@ -654,7 +655,11 @@ fn assert_unproven(site: &Site) {
 }
 
 fn identity(site: &Site) -> Identity {
-    Identity::read(Some(Path::new(&file(site, "IDENTITY"))), Asking::Forbidden).unwrap()
+    Identity::read(
+        Some(&Input::open(file(site, "IDENTITY").into())),
+        Asking::Forbidden,
+    )
+    .unwrap()
 }
 
 fn journal(site: &Site) -> Journal {

@@ -248,16 +248,21 @@ fn nothing_is_begun_where_nothing_can_be_written() {
     let server = two_slots::server();
     let machine = Ordinary::site(&server);
     let (folder, state) = (machine.site.folder(), machine.site.state());
-    let refused = |words: &str| {
+    let refused = |words: &str, hint: &str| {
         let failed = machine.expect(INIT, 1);
         says(&failed, words);
         says(&failed, "Permission denied");
-        says(&failed, "run this as root, or as the owner of the folder");
+        says(&failed, "unsealer acts as the user ");
+        says(&failed, hint);
         assert_eq!(server.seal_status()["initialized"], false);
         assert_eq!(fs::read_dir(machine.site.keys()).unwrap().count(), 0);
     };
     set_mode(folder, 0o500);
-    refused("cannot make the state folder");
+    refused(
+        "cannot make the state folder",
+        "run this as root, or as the owner of the folder",
+    );
+    let owner = format!(", who owns the state folder {}", state.display());
     set_mode(folder, 0o700);
 
     fs::create_dir(&state).unwrap();
@@ -265,13 +270,13 @@ fn nothing_is_begun_where_nothing_can_be_written() {
     if is_root() {
         give_away(&state);
     }
-    refused("cannot open the lock");
+    refused("cannot open the lock", &owner);
 
     // The lock is there, and nothing else can be made.
     set_mode(&state, 0o700);
     machine.expect(&["init", "--abandon"], 5);
     set_mode(&state, 0o500);
-    refused("cannot write");
+    refused("cannot write", &owner);
 
     // That is all that was wrong.
     set_mode(&state, 0o700);

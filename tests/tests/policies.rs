@@ -716,7 +716,7 @@ fn a_pin_comes_from_where_the_configuration_says_and_is_seen_nowhere() {
         assert_eq!(code(&told, "chip"), "credential-needed");
         assert!(said.contains(words), "no {words:?} in {said}");
     };
-    gone(&all, "the credential pin: /proc/self/fd/9 cannot be read");
+    gone(&all, "the credential pin: descriptor 9 cannot be read");
     all.source("credential:pin");
     gone(&all, "the credential pin: CREDENTIALS_DIRECTORY is not set");
     fs::remove_file(&all.pin).unwrap();

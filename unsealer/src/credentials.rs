@@ -1,12 +1,15 @@
 //! Credentials for slots: read when needed from where the configuration says, handed to one call, and wiped.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::fmt::Display;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
+use kdf_api::hardening::inherited;
 use kdf_api::protocol::SecretBuffer;
 use kdf_api::{Code, Credentials, Secret};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, SeekFrom};
 use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios};
 
 use crate::config::CredentialSource;
@@ -50,10 +53,7 @@ fn read_one(slot: &str, name: &str, source: &CredentialSource, asking: Asking) -
             read_file(&PathBuf::from(folder).join(file))?
         }
         CredentialSource::File(path) => read_file(path)?,
-        CredentialSource::Descriptor(number) => {
-            // Opened anew through /proc, so that no descriptor has to be borrowed by its number.
-            read_file(Path::new(&format!("/proc/self/fd/{number}")))?
-        }
+        CredentialSource::Descriptor(number) => read_descriptor(*number)?,
         CredentialSource::Prompt if asking == Asking::Forbidden => {
             return Err("it has to be typed, and nobody is there (--non-interactive)".to_owned());
         }
@@ -67,13 +67,26 @@ fn read_one(slot: &str, name: &str, source: &CredentialSource, asking: Asking) -
 }
 
 fn read_file(path: &Path) -> Result<SecretBuffer, String> {
-    let read = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(std::io::Error::from)
-        .and_then(|file| SecretBuffer::read_all(&file, MAX_CREDENTIAL));
-    match read {
+    let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    read_all(&path.display(), file.map_err(Into::into))
+}
+
+/// Reads what was open already when we started, and not its file opened anew through `/proc`: that may be the caller's, and
+/// we another user by now.
+fn read_descriptor(number: RawFd) -> Result<SecretBuffer, String> {
+    let file = inherited(number);
+    if let Ok(file) = &file {
+        // A file may serve several slots, each from its beginning; a pipe has none, and gives what it has once.
+        let _ = rustix::fs::seek(file, SeekFrom::Start(0));
+    }
+    read_all(&format_args!("descriptor {number}"), file)
+}
+
+fn read_all(name: &dyn Display, file: io::Result<OwnedFd>) -> Result<SecretBuffer, String> {
+    match file.and_then(|file| SecretBuffer::read_all(&file, MAX_CREDENTIAL)) {
         Ok(Some(buffer)) => Ok(buffer),
-        Ok(None) => Err(format!("{} holds more than 64 KiB", path.display())),
-        Err(error) => Err(format!("{} cannot be read: {error}", path.display())),
+        Ok(None) => Err(format!("{name} holds more than 64 KiB")),
+        Err(error) => Err(format!("{name} cannot be read: {error}")),
     }
 }
 
@@ -214,6 +227,42 @@ mod tests {
             read_from(folder.path().join("none")).unwrap_err().code,
             Code::CredentialNeeded
         );
+    }
+
+    #[test]
+    fn a_descriptor_is_read_if_it_was_open_at_the_start() {
+        use std::io::Write;
+        use std::os::fd::AsRawFd;
+
+        let read_from = |number| {
+            let sources = BTreeMap::from([("pin".to_owned(), CredentialSource::Descriptor(number))]);
+            read("chip", &sources, Asking::Forbidden)
+        };
+        // As it would be if it had come to us through exec, which closes what says so.
+        let as_if_inherited =
+            |file: BorrowedFd<'_>| rustix::io::fcntl_setfd(file, rustix::io::FdFlags::empty()).unwrap();
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        writer.write_all(b"1234\n").unwrap();
+        drop(writer);
+        let number = reader.as_raw_fd();
+        let ours = read_from(number).unwrap_err();
+        assert_eq!(ours.code, Code::CredentialNeeded);
+        let name = format!("descriptor {number} cannot be read");
+        assert!(ours.message.contains(&name), "{ours}");
+        as_if_inherited(reader.as_fd());
+        assert_eq!(read_from(number).unwrap().get("pin").unwrap().expose(), b"1234");
+        assert!(read_from(number).unwrap_err().message.contains("empty"));
+
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pin");
+        std::fs::write(&path, "1234\n").unwrap();
+        let file = std::fs::File::open(path).unwrap();
+        as_if_inherited(file.as_fd());
+        for _ in 0..2 {
+            let read = read_from(file.as_raw_fd()).unwrap();
+            assert_eq!(read.get("pin").unwrap().expose(), b"1234");
+        }
+        assert_eq!(read_from(i32::MAX).unwrap_err().code, Code::CredentialNeeded);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use kdf_api::trusted_path::quoted;
 use crate::exit::Exit;
 use crate::import;
 use crate::keyring::Fault;
+use crate::places;
 use crate::recovery;
 use crate::state::seen;
 use crate::told;
@@ -26,6 +27,18 @@ pub enum Error {
         what: String,
         /// What to do.
         hint: String,
+    },
+    /// A file that the caller named could not be used.
+    #[error("cannot {action} {} as {}: {error}", path.display(), places::user_name(*caller))]
+    CallersFile {
+        /// What was tried, as in "cannot … it".
+        action: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// The user as whom it was tried.
+        caller: u32,
+        /// Why not.
+        error: io::Error,
     },
     /// The keyring is not the one we know.
     #[error("the keyring {} was changed outside unsealer: {what}", path.display())]
@@ -221,12 +234,12 @@ impl Error {
                     .to_owned(),
             ),
             Self::Config { hint, .. } => hint.clone(),
-            Self::File { error, path, .. } => match error.kind() {
-                io::ErrorKind::StorageFull => Some(format!("free space on the file system of {}", path.display())),
-                io::ErrorKind::PermissionDenied => Some("run this as root, or as the owner of the folder".to_owned()),
-                io::ErrorKind::ReadOnlyFilesystem => Some("mount it writable for this command".to_owned()),
-                _ => None,
-            },
+            Self::File { error, path, .. } => file_hint(error, path, places::acting_as),
+            Self::CallersFile { error, path, .. } => file_hint(error, path, || {
+                "what a command names is read and written as whoever runs the command: give that user access, or run this as \
+                 root"
+                    .to_owned()
+            }),
             Self::Import { fault, .. } => fault.hint().map(str::to_owned),
             Self::Recovery { fault, .. } => fault.hint().map(str::to_owned),
             Self::Kdf(error) | Self::Slot { error, .. } => error.hint.clone(),
@@ -267,6 +280,16 @@ impl Error {
             Self::Vault { error, .. } => error.hint(),
             Self::WrongUser { owner, .. } => Some(sudo_line(owner)),
         }
+    }
+}
+
+/// What to do about a file; `denied` says it where access is what is lacking.
+fn file_hint(error: &io::Error, path: &Path, denied: impl FnOnce() -> String) -> Option<String> {
+    match error.kind() {
+        io::ErrorKind::StorageFull => Some(format!("free space on the file system of {}", path.display())),
+        io::ErrorKind::PermissionDenied => Some(denied()),
+        io::ErrorKind::ReadOnlyFilesystem => Some("mount it writable for this command".to_owned()),
+        _ => None,
     }
 }
 

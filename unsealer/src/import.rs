@@ -8,18 +8,15 @@
 //!
 //! Other fields are passed by: these files belong to others, and get new ones. A root token is noticed and not kept.
 
-use std::path::Path;
-
 use kdf_api::Secret;
 use kdf_api::json::{self, Limits};
-use kdf_api::protocol::SecretBuffer;
 use kdf_api::secret_text::{FromBase64, FromText};
-use rustix::fs::{Mode, OFlags};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use uuid::Uuid;
 
 use crate::error::Error;
+use crate::files::Input;
 use crate::key_shares;
 use crate::keyring::Retired;
 use crate::recovery::{Identity, Share, share};
@@ -106,9 +103,9 @@ struct Wire<'a> {
 
 impl Imported {
     /// Reads a file, whichever of the forms it has. The identity is asked for if that is encrypted.
-    pub fn read(path: &Path, identity: impl FnOnce() -> Result<Identity, Error>) -> Result<Self, Error> {
-        let file = read_file(path)?;
-        let place = path.display().to_string();
+    pub fn read(from: &Input, identity: impl FnOnce() -> Result<Identity, Error>) -> Result<Self, Error> {
+        let file = from.read("read the key shares", share::MAX_FILE)?;
+        let place = from.path().display().to_string();
         if Share::is_age(file.as_bytes()) {
             let opened = Share::open(file.as_bytes(), &identity()?);
             return match opened {
@@ -199,25 +196,6 @@ fn shares(base64: Option<Vec<FromBase64>>, hex: Option<Vec<&str>>) -> Result<Opt
     }
     key_shares::check(&shares).map_err(Fault::Form)?;
     Ok(Some(shares))
-}
-
-fn read_file(path: &Path) -> Result<SecretBuffer, Error> {
-    let read = rustix::fs::open(
-        path,
-        OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY,
-        Mode::empty(),
-    )
-    .map_err(std::io::Error::from)
-    .and_then(|file| SecretBuffer::read_all(&file, share::MAX_FILE));
-    match read {
-        Ok(Some(text)) => Ok(text),
-        Ok(None) => Err(Error::file(
-            "read the key shares",
-            path,
-            std::io::ErrorKind::FileTooLarge.into(),
-        )),
-        Err(error) => Err(Error::file("read the key shares", path, error)),
-    }
 }
 
 #[cfg(test)]
@@ -401,18 +379,19 @@ mod tests {
     fn a_file_is_opened_as_what_it_is() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("from");
+        let from = || Input::open(path.clone());
         let identity = || Ok(Identity::generate().unwrap());
         assert!(matches!(
-            Imported::read(&path, identity).unwrap_err(),
-            Error::File { .. }
+            Imported::read(&from(), identity).unwrap_err(),
+            Error::CallersFile { .. }
         ));
 
         std::fs::write(&path, operator().to_string()).unwrap();
         let nobody = || unreachable!("it is not encrypted");
-        assert_shares(&Imported::read(&path, nobody).unwrap());
+        assert_shares(&Imported::read(&from(), nobody).unwrap());
 
         std::fs::write(&path, "{}").unwrap();
-        let error = Imported::read(&path, nobody).unwrap_err();
+        let error = Imported::read(&from(), nobody).unwrap_err();
         assert_eq!(error.to_string(), format!("{}: has no keys", path.display()));
         assert!(error.hint().unwrap().contains("operator init -format=json"));
 
@@ -429,20 +408,20 @@ mod tests {
         let id = kdf_api::id::random().unwrap();
         let file = Share::seal(id, &payload, &Public::default(), &recipients).unwrap();
         std::fs::write(&path, file).unwrap();
-        let error = Imported::read(&path, identity).unwrap_err();
+        let error = Imported::read(&from(), identity).unwrap_err();
         assert_eq!(
             error.to_string(),
             format!("{}: is not encrypted to this identity", path.display())
         );
-        let imported = Imported::read(&path, || Ok(ours)).unwrap();
+        let imported = Imported::read(&from(), || Ok(ours)).unwrap();
         assert_shares(&imported);
         assert_eq!((imported.threshold, imported.created), (Some(2), Some(5)));
         assert_eq!((imported.keyring, imported.has_root_token), (Some(id), false));
 
         std::fs::write(&path, vec![b' '; share::MAX_FILE + 1]).unwrap();
         assert!(matches!(
-            Imported::read(&path, nobody).unwrap_err(),
-            Error::File { .. }
+            Imported::read(&from(), nobody).unwrap_err(),
+            Error::CallersFile { .. }
         ));
     }
 

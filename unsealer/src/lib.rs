@@ -10,6 +10,7 @@
 //! | [`cli`] | the command line |
 //! | [`commands`] | one command a file |
 //! | [`config`], [`places`], [`credentials`] | what runs, where things are, where secrets come from |
+//! | [`files`] | files of whoever called us |
 //! | [`keyring`] | the file format |
 //! | [`recovery`] | the way back without slots |
 //! | [`import`], [`key_shares`] | key shares as others write them |
@@ -32,6 +33,7 @@ pub mod daemon;
 pub mod error;
 pub mod exit;
 pub mod fault;
+pub mod files;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;

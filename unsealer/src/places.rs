@@ -1,12 +1,14 @@
 //! Where things are, and as whom we act.
 //!
 //! State belongs to one user, usually the service user `unsealer`. A command that root runs acts as the owner of the state
-//! folder, so that no file in it ever belongs to somebody else; anybody else is told the `sudo -u` line.
+//! folder, so that no file in it ever belongs to somebody else; anybody else is told the `sudo -u` line. Files that the
+//! command line names are the caller's all the same ([`crate::files`]).
 
 use std::fs::Permissions;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use rustix::process::{Gid, Uid};
 
@@ -68,8 +70,32 @@ fn groups_of(user: &User) -> Vec<Gid> {
         .collect()
 }
 
-/// Becomes the owner of the state folder if we are root; refuses if we are somebody else. Must be called while the
-/// process has one thread: Linux changes the user of a thread.
+/// A user as people know it: by name, or `#` and the number where there is none.
+pub(crate) fn user_name(uid: u32) -> String {
+    let user = users().into_iter().find(|user| user.uid == uid);
+    user.map_or_else(|| format!("#{uid}"), |user| user.name)
+}
+
+/// The state folder whose owner we are, or have become.
+static OWNED: OnceLock<PathBuf> = OnceLock::new();
+
+/// As whom we act, for somebody to whom something was denied.
+pub(crate) fn acting_as() -> String {
+    let user = user_name(rustix::process::geteuid().as_raw());
+    match OWNED.get() {
+        Some(state) => format!(
+            "unsealer acts as the user {user}, who owns the state folder {}, also where root runs it: give that user access",
+            state.display()
+        ),
+        None => {
+            format!("unsealer acts as the user {user}: run this as root, or as the owner of the folder")
+        }
+    }
+}
+
+/// Becomes the owner of the state folder if we are root; refuses if we are somebody else. Linux changes the user of a
+/// thread: threads that are started later are that owner, one that was started before stays who it was. So this comes
+/// before all others but that of [`crate::files`].
 ///
 /// As root and without a folder, it is made for the service user if there is one.
 pub fn act_as_owner(state: &Path) -> Result<(), Error> {
@@ -83,9 +109,10 @@ pub fn act_as_owner(state: &Path) -> Result<(), Error> {
             }
         }
         // Making or opening it fails with a message of its own.
-        Err(_) => us,
+        Err(_) => return Ok(()),
     };
     if owner == us {
+        let _ = OWNED.set(state.to_owned());
         return Ok(());
     }
     let owner = users()
@@ -103,7 +130,9 @@ pub fn act_as_owner(state: &Path) -> Result<(), Error> {
             uid: us,
         });
     }
-    become_user(&owner).map_err(|error| Error::file("act as the owner of", state, error))
+    become_user(&owner).map_err(|error| Error::file("act as the owner of", state, error))?;
+    let _ = OWNED.set(state.to_owned());
+    Ok(())
 }
 
 fn make_for(state: &Path, user: &User) -> Result<u32, Error> {

@@ -18,6 +18,7 @@ use kdf_api::protocol::SecretBuffer;
 use kdf_api::{Secret, id};
 use serde_json::{Value, json};
 use unsealer::credentials::Asking;
+use unsealer::files::Input;
 use unsealer::keyring::{Active, Payload, Public, Retired};
 use unsealer::recovery::{Fault, Identity, Recipients, Share, Stanza, kit, seal};
 
@@ -68,7 +69,7 @@ impl Theirs {
     }
 
     fn ours(&self) -> Identity {
-        Identity::read(Some(&self.file), Asking::Forbidden).unwrap()
+        Identity::read(Some(&Input::open(self.file.clone())), Asking::Forbidden).unwrap()
     }
 }
 

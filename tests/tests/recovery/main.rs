@@ -9,6 +9,7 @@
 )]
 
 mod adopt;
+mod callers_files;
 mod destroy;
 mod elsewhere;
 mod interrupted;

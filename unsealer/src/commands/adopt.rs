@@ -5,9 +5,9 @@
 //! known.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
 use std::time::SystemTime;
 
+use clap::ValueHint;
 use kdf_api::Secret;
 use serde_json::json;
 use tracing::info;
@@ -18,6 +18,7 @@ use crate::app::{App, NodeClient};
 use crate::change::{self, Changer, Plan};
 use crate::credentials::{self, Asking};
 use crate::error::Error;
+use crate::files::Input;
 use crate::import::Imported;
 use crate::key_shares;
 use crate::keyring::{Active, Keyring, Public, Retired};
@@ -35,11 +36,11 @@ const OP: &str = change::ADOPT;
 pub struct Arguments {
     /// The key shares: the JSON of `vault operator init` or `bao operator init`, EdgeX's resp-init.json, or a file of
     /// `unsealer keyring share`. Without it they are typed at the terminal.
-    #[arg(long, value_name = "FILE")]
-    pub from: Option<PathBuf>,
+    #[arg(long, value_name = "FILE", value_parser = Input::parser(), value_hint = ValueHint::FilePath)]
+    pub from: Option<Input>,
     /// The age identity that opens a file of `unsealer keyring share`; without it, it is typed at the terminal.
-    #[arg(long, value_name = "FILE", requires = "from")]
-    pub identity: Option<PathBuf>,
+    #[arg(long, value_name = "FILE", value_parser = Input::parser(), value_hint = ValueHint::FilePath, requires = "from")]
+    pub identity: Option<Input>,
     /// Put the shares in the place of those that the keyring has, which are kept as retired ones.
     #[arg(long)]
     pub replace: bool,
@@ -235,7 +236,7 @@ impl Taken {
         }
         if let Some(from) = &arguments.from {
             let (file, token) = (
-                from.display(),
+                from.path().display(),
                 if self.has_root_token {
                     ", and a root token: revoke that"
                 } else {
@@ -262,7 +263,7 @@ fn take(app: &App, nodes: &[NodeClient], arguments: &Arguments) -> Result<Taken,
     }
     let status = initialised(&states)?;
     let imported = match &arguments.from {
-        Some(file) => Imported::read(file, || Identity::read(arguments.identity.as_deref(), app.asking))?,
+        Some(file) => Imported::read(file, || Identity::read(arguments.identity.as_ref(), app.asking))?,
         None => typed(app.asking, status)?,
     };
     let threshold = u8::try_from(status.threshold).unwrap_or(u8::MAX);

@@ -6,8 +6,8 @@ mod recovery;
 mod verify;
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
 
+use clap::ValueHint;
 use serde_json::{Value, json};
 
 use super::asking;
@@ -15,6 +15,7 @@ use super::changed::Forced;
 use super::slot::kind_name;
 use crate::app::App;
 use crate::error::Error;
+use crate::files::{Input, Output};
 use crate::keyring::{Body, Identity, Locked, Policy};
 use crate::open;
 use crate::report::Report;
@@ -71,12 +72,14 @@ pub enum Command {
     /// Write a copy of the keyring, once it has been opened and checked. It is as encrypted as the keyring itself.
     Backup {
         /// The file to write; it must not be there yet.
-        file: PathBuf,
+        #[arg(value_parser = Output::parser(), value_hint = ValueHint::FilePath)]
+        file: Output,
     },
     /// Put a copy in the keyring's place, after saying what it is and what would no longer open.
     Restore {
         /// The copy.
-        file: PathBuf,
+        #[arg(value_parser = Input::parser(), value_hint = ValueHint::FilePath)]
+        file: Input,
         /// Do it without asking.
         #[arg(long)]
         yes: bool,
@@ -94,8 +97,8 @@ pub enum Command {
     /// Without --to it is `recovery-kit.age` in the state folder, and is made anew with each new data key.
     Kit {
         /// The file to write; it must not be there yet.
-        #[arg(long, value_name = "FILE")]
-        to: Option<PathBuf>,
+        #[arg(long, value_name = "FILE", value_parser = Output::parser(), value_hint = ValueHint::FilePath)]
+        to: Option<Output>,
     },
     /// Write the key shares for the keyring of another host, which takes them by `unsealer adopt`.
     Share {
@@ -103,8 +106,8 @@ pub enum Command {
         #[arg(long, required = true, value_name = "RECIPIENT", num_args = 1..)]
         to: Vec<String>,
         /// The file to write; it must not be there yet.
-        #[arg(long, value_name = "FILE")]
-        out: PathBuf,
+        #[arg(long, value_name = "FILE", value_parser = Output::parser(), value_hint = ValueHint::FilePath)]
+        out: Output,
     },
     /// Bring the keyring file to the newest version of its format. Nothing else ever does.
     Upgrade,
@@ -139,7 +142,7 @@ pub fn run(app: &App, command: &Command) -> Result<Report, Error> {
             copies::restore(app, file, accepted)
         }
         Command::RecoveryIdentity => recovery::identity(app),
-        Command::Kit { to } => recovery::kit(app, to.as_deref()),
+        Command::Kit { to } => recovery::kit(app, to.as_ref()),
         Command::Share { to, out } => recovery::share(app, to, out),
         Command::Upgrade => change::upgrade(app),
     }

@@ -1,7 +1,6 @@
 //! `recover`: when the slots are dead, a recovery identity opens the keyring, and this machine is enrolled.
 
-use std::path::PathBuf;
-
+use clap::ValueHint;
 use kdf_api::{Code, Retry};
 use tracing::info;
 
@@ -10,6 +9,7 @@ use crate::app::App;
 use crate::change::{Changer, DataKeys, Wanted, slot_fault};
 use crate::error::Error;
 use crate::exit::Exit;
+use crate::files::Input;
 use crate::keyring::{Body, Keyring, Policy};
 use crate::open;
 use crate::recovery::{Fault, Identity};
@@ -23,8 +23,8 @@ const OP: &str = "recover";
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct Arguments {
     /// The recovery identity, a file as `age-keygen` writes it; without it, it is typed at the terminal.
-    #[arg(long, value_name = "FILE")]
-    pub recovery_identity: Option<PathBuf>,
+    #[arg(long, value_name = "FILE", value_parser = Input::parser(), value_hint = ValueHint::FilePath)]
+    pub recovery_identity: Option<Input>,
     /// The policy afterwards; if left out, that of the configuration, else as many slots as before.
     #[arg(long)]
     pub policy: Option<Policy>,
@@ -51,7 +51,7 @@ pub fn run(app: &App, arguments: &Arguments) -> Result<Report, Error> {
     if !locked.body.has_recovery() {
         return Err(refused(Fault::NoRecovery));
     }
-    let identity = Identity::read(arguments.recovery_identity.as_deref(), app.asking)?;
+    let identity = Identity::read(arguments.recovery_identity.as_ref(), app.asking)?;
     let body = locked.body.clone();
     let data_key = locked.recover(&identity).map_err(refused)?;
     let keyring = locked.open(data_key).map_err(|fault| Error::Keyring {

@@ -1,18 +1,17 @@
 //! The identity: the private half, which opens what is encrypted to its recipient.
 
 use std::fmt;
-use std::path::Path;
 
 use bech32::Bech32;
 use kdf_api::Key;
 use kdf_api::hardening::scrubbed;
 use kdf_api::protocol::SecretBuffer;
-use rustix::fs::{Mode, OFlags};
 use zeroize::Zeroizing;
 
 use super::{Fault, seal, text};
 use crate::credentials::{self, Asking};
 use crate::error::Error;
+use crate::files::Input;
 
 /// The longest identity file in bytes. `age-keygen` writes 189.
 const MAX_FILE: usize = 64 * 1024;
@@ -29,9 +28,12 @@ impl Identity {
     }
 
     /// Reads it from a file, or without one from the terminal, where it is not shown while it is typed.
-    pub fn read(file: Option<&Path>, asking: Asking) -> Result<Self, Error> {
+    pub fn read(file: Option<&Input>, asking: Asking) -> Result<Self, Error> {
         let (place, text) = match file {
-            Some(path) => (path.display().to_string(), read_file(path)?),
+            Some(file) => (
+                file.path().display().to_string(),
+                file.read("read the recovery identity", MAX_FILE)?,
+            ),
             None => (format!("the {NAME}"), ask(asking)?),
         };
         Self::parse(&text).map_err(|fault| Error::Recovery { place, fault })
@@ -110,25 +112,6 @@ impl Identity {
 impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Identity(..)")
-    }
-}
-
-fn read_file(path: &Path) -> Result<SecretBuffer, Error> {
-    let read = rustix::fs::open(
-        path,
-        OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY,
-        Mode::empty(),
-    )
-    .map_err(std::io::Error::from)
-    .and_then(|file| SecretBuffer::read_all(&file, MAX_FILE));
-    match read {
-        Ok(Some(text)) => Ok(text),
-        Ok(None) => Err(Error::file(
-            "read the recovery identity",
-            path,
-            std::io::ErrorKind::FileTooLarge.into(),
-        )),
-        Err(error) => Err(Error::file("read the recovery identity", path, error)),
     }
 }
 
@@ -225,7 +208,7 @@ mod tests {
     fn a_file_is_named_where_it_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("key.txt");
-        let read = || Identity::read(Some(&path), Asking::Forbidden);
+        let read = || Identity::read(Some(&Input::open(path.clone())), Asking::Forbidden);
         assert!(
             read()
                 .unwrap_err()
@@ -242,7 +225,7 @@ mod tests {
         );
         assert!(error.hint().unwrap().contains("age-keygen"));
         std::fs::write(&path, vec![b'#'; MAX_FILE + 1]).unwrap();
-        assert!(matches!(read().unwrap_err(), Error::File { .. }));
+        assert!(matches!(read().unwrap_err(), Error::CallersFile { .. }));
     }
 
     #[test]

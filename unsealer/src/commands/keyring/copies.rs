@@ -10,6 +10,7 @@ use crate::app::App;
 use crate::change::Changer;
 use crate::commands::{asking, changed};
 use crate::error::Error;
+use crate::files::{Input, Output};
 use crate::keyring::{Keyring, Locked, MAX_FILE, Part, Payload};
 use crate::open::{self, Lock};
 use crate::report::Report;
@@ -18,7 +19,7 @@ use crate::slots::{Attempt, Slots};
 use crate::state::durable;
 use crate::told::Told;
 
-pub(super) fn backup(app: &App, file: &Path) -> Result<Report, Error> {
+pub(super) fn backup(app: &App, file: &Output) -> Result<Report, Error> {
     let state = app.state()?;
     let shared = state.lock_shared()?;
     let slots = app.slots(false);
@@ -32,10 +33,10 @@ pub(super) fn backup(app: &App, file: &Path) -> Result<Report, Error> {
             hint: "try again".to_owned(),
         });
     }
-    durable::create(file, &bytes)?;
+    file.write(bytes)?;
     let mut text = format!(
         "{}: generation {}, epoch {} of the keyring {}, opened by slot {}, read back and compared\n",
-        file.display(),
+        file.path().display(),
         body.generation,
         body.epoch,
         body.id,
@@ -49,7 +50,7 @@ pub(super) fn backup(app: &App, file: &Path) -> Result<Report, Error> {
     });
     Ok(Report::done(
         text,
-        json!({"file": file.display().to_string(), "keyring": changed::state(body), "recovery": body.has_recovery()}),
+        json!({"file": file.path().display().to_string(), "keyring": changed::state(body), "recovery": body.has_recovery()}),
     ))
 }
 
@@ -61,10 +62,11 @@ pub(super) struct Accepted {
     pub(super) other_shares: bool,
 }
 
-pub(super) fn restore(app: &App, file: &Path, accepted: Accepted) -> Result<Report, Error> {
-    let bytes = durable::read(file, MAX_FILE)?
-        .ok_or_else(|| Error::file("read", file, std::io::ErrorKind::NotFound.into()))?;
-    let copy = parse(file, &bytes)?;
+pub(super) fn restore(app: &App, file: &Input, accepted: Accepted) -> Result<Report, Error> {
+    let bytes = file.read("read", MAX_FILE)?;
+    let bytes = bytes.as_bytes();
+    let file = file.path();
+    let copy = parse(file, bytes)?;
     let changer = Changer::with(app, app.state_or_create()?)?;
     changer.refuse_unfinished_init()?;
     let present = match open::load(&changer.state, &app.config) {
@@ -158,7 +160,7 @@ pub(super) fn restore(app: &App, file: &Path, accepted: Accepted) -> Result<Repo
     }
     let identity = copy.identity();
     let known = ours.map(Locked::identity);
-    save::install(&changer.state, &bytes, &identity, known.as_ref())?;
+    save::install(&changer.state, bytes, &identity, known.as_ref())?;
     let text = format!(
         "{}generation {}, epoch {} is in its place",
         told, identity.generation, identity.epoch

@@ -1,7 +1,5 @@
 //! `keyring recovery-identity`, `keyring kit`, `keyring share`: what leaves this machine, encrypted to somebody.
 
-use std::path::Path;
-
 use serde_json::json;
 use tracing::info;
 
@@ -9,6 +7,7 @@ use crate::app::App;
 use crate::change::kit;
 use crate::commands::changed;
 use crate::error::Error;
+use crate::files::Output;
 use crate::open::{self, Lock, Opened};
 use crate::recovery::kit::FILE;
 use crate::recovery::{Identity, Recipients, Share, shown};
@@ -34,7 +33,7 @@ pub(super) fn identity(app: &App) -> Result<Report, Error> {
     Ok(Report::done(text, json!({"recipient": recipient})))
 }
 
-pub(super) fn kit(app: &App, to: Option<&Path>) -> Result<Report, Error> {
+pub(super) fn kit(app: &App, to: Option<&Output>) -> Result<Report, Error> {
     let state = app.state()?;
     // The one in the state folder is ours to write, and a writer may be at it.
     let (opened, _locks) = if to.is_some() {
@@ -47,9 +46,9 @@ pub(super) fn kit(app: &App, to: Option<&Path>) -> Result<Report, Error> {
         (opened, Some(lock))
     };
     let kit = kit::make(&opened.keyring, &app.config.recovery)?;
-    let path = if let Some(path) = to {
-        durable::create(path, &kit)?;
-        path.to_owned()
+    let path = if let Some(file) = to {
+        file.write(kit)?;
+        file.path().to_owned()
     } else {
         let path = state.file(FILE);
         durable::replace(&path, &kit)?;
@@ -74,7 +73,7 @@ pub(super) fn kit(app: &App, to: Option<&Path>) -> Result<Report, Error> {
     ))
 }
 
-pub(super) fn share(app: &App, to: &[String], out: &Path) -> Result<Report, Error> {
+pub(super) fn share(app: &App, to: &[String], out: &Output) -> Result<Report, Error> {
     let refused = |place: String| move |fault| Error::Recovery { place, fault };
     let recipients = Recipients::parse(to).map_err(refused("--to".to_owned()))?;
     let state = app.state()?;
@@ -83,8 +82,8 @@ pub(super) fn share(app: &App, to: &[String], out: &Path) -> Result<Report, Erro
     let keyring = &opened.keyring;
     let body = &keyring.body;
     let file = Share::seal(body.id, &keyring.payload, &body.public, &recipients)
-        .map_err(refused(out.display().to_string()))?;
-    durable::create(out, &file)?;
+        .map_err(refused(out.path().display().to_string()))?;
+    out.write(file)?;
     info!(
         audit = "shares-exported",
         generation = body.generation,
@@ -93,12 +92,12 @@ pub(super) fn share(app: &App, to: &[String], out: &Path) -> Result<Report, Erro
     let text = format!(
         "{}: the key shares, for {}. On the other host: `unsealer adopt --from FILE --identity IDENTITY`. Delete it once that \
          is done.",
-        out.display(),
+        out.path().display(),
         recipients.names().join(", ")
     );
     Ok(Report::done(
         text,
-        json!({"file": out.display().to_string(), "keyring": changed::state(body), "recipients": recipients.names()}),
+        json!({"file": out.path().display().to_string(), "keyring": changed::state(body), "recipients": recipients.names()}),
     ))
 }
 
