@@ -9,7 +9,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use serde_json::{Value, json};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, watch as channel};
+use tokio::sync::{Semaphore, mpsc, watch as channel};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
 use tracing::{error, info, warn};
@@ -30,6 +30,8 @@ use crate::state::{Exclusive, StateFolder};
 const LOOK_AT_FILES: Duration = Duration::from_secs(5);
 /// How often what is left of holds is saved.
 const SAVE_HOLDS: Duration = Duration::from_mins(1);
+/// How many nodes are dialled or given shares at once, if none of them is slow: more would not be faster, and each takes memory.
+const TURNS: usize = 100;
 /// How long tasks may take to end.
 const END: Duration = Duration::from_secs(5);
 
@@ -84,6 +86,8 @@ struct Service {
     holds: Holds,
     board: Arc<Board>,
     opener: Opener,
+    /// Of those that are dialled or given shares.
+    turns: Arc<Semaphore>,
     running: BTreeMap<String, Running>,
     /// Nodes that cannot be watched, and why.
     unwatched: BTreeMap<String, String>,
@@ -150,6 +154,7 @@ impl Service {
             state,
             board,
             opener,
+            turns: Arc::new(Semaphore::new(TURNS)),
             running: BTreeMap::new(),
             unwatched: BTreeMap::new(),
             sealed: mpsc::unbounded_channel(),
@@ -304,7 +309,7 @@ impl Service {
         let made = NodeClient::new(&node);
         let plaintext = made.as_ref().is_ok_and(NodeClient::sends_in_clear);
         let client = match made.and_then(|made| made.client().cloned()) {
-            Ok(client) => client,
+            Ok(client) => client.frugal(),
             Err(error) => {
                 // Looked at again with the files: a certificate may come late.
                 let why = error.to_string();
@@ -334,6 +339,7 @@ impl Service {
             pace: Pace::default(),
             board: Arc::clone(&self.board),
             opener: self.opener.clone(),
+            turns: Arc::clone(&self.turns),
             orders: receiver,
             sealed: self.sealed.0.clone(),
         });
@@ -517,7 +523,7 @@ impl Running {
         match NodeClient::new(&self.node).and_then(|made| made.client().cloned()) {
             Ok(client) => {
                 info!(node = self.node.name, "its certificates were read again");
-                self.orders.send_modify(|orders| orders.renew(client));
+                self.orders.send_modify(|orders| orders.renew(client.frugal()));
             }
             Err(error) => {
                 error!(node = self.node.name, %error, "the new certificates are not taken: the old ones stay in force");

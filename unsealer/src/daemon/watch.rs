@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch as channel;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch as channel};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{error, info, warn};
 
@@ -19,6 +19,8 @@ use crate::vault::{self, Client, Connection, Error, HealthState, NodeState, Subm
 const JOIN: Duration = Duration::from_mins(1);
 /// How long a server that ends in order may still answer, sealed, before its connection ends.
 const CONFIRM: Duration = Duration::from_secs(1);
+/// How long a node waits for its turn while many are dialled or given shares.
+const TURN: Duration = Duration::from_millis(250);
 /// How long a whole submission may take: a node that answers each time, and late, must not keep shares in memory.
 const SUBMISSION: Duration = Duration::from_mins(1);
 
@@ -90,6 +92,8 @@ pub struct Watch {
     pace: Pace,
     board: Arc<Board>,
     opener: Opener,
+    /// Of those that are dialled or given shares.
+    turns: Arc<Semaphore>,
     orders: channel::Receiver<Orders>,
     /// The orders that were obeyed last.
     obeyed: Orders,
@@ -125,6 +129,8 @@ pub struct Setup {
     pub board: Arc<Board>,
     /// Who has the shares.
     pub opener: Opener,
+    /// Turns of those that are dialled or given shares.
+    pub turns: Arc<Semaphore>,
     /// What is asked of it.
     pub orders: channel::Receiver<Orders>,
     /// Where it is told that the node is held from now on.
@@ -140,6 +146,7 @@ impl Watch {
             pace,
             board,
             opener,
+            turns,
             orders,
             sealed,
         } = setup;
@@ -151,6 +158,7 @@ impl Watch {
             pace,
             board,
             opener,
+            turns,
             obeyed,
             orders,
             sealed,
@@ -176,8 +184,14 @@ impl Watch {
             if self.joining.is_some_and(|until| until <= Instant::now()) {
                 self.did_not_join();
             }
+            let turn = if self.connection.is_none() {
+                self.turn().await
+            } else {
+                None
+            };
             // What looking takes is not kept while nobody looks.
             let look = Box::pin(self.look()).await;
+            drop(turn);
             match self.saw(&look) {
                 // One that is being confirmed waits for the next look, as any other.
                 Act::Wait | Act::Confirm => {}
@@ -331,6 +345,7 @@ impl Watch {
                 return;
             }
         };
+        let turn = self.turn().await;
         let (held, ends) = {
             let orders = self.orders.borrow();
             (orders.held.is_some(), orders.end)
@@ -363,11 +378,11 @@ impl Watch {
         let (outcome, is_the_answer) = timeout(SUBMISSION, submission)
             .await
             .unwrap_or_else(|_| (Err(ask::silent(self.client.address(), SUBMISSION)), false));
-        drop(quorum);
+        drop((turn, quorum));
         match outcome {
             // What it is now, it says itself; and nothing is proven of the shares.
             Ok(Submitted::WasOpen) => {
-                let look = self.look().await;
+                let look = Box::pin(self.look()).await;
                 self.saw(&look);
             }
             Ok(Submitted::Unsealed) => {
@@ -376,7 +391,7 @@ impl Watch {
                     self.opener.proved();
                 }
                 // What it is now, it says itself.
-                let look = self.look().await;
+                let look = Box::pin(self.look()).await;
                 self.saw(&look);
             }
             Ok(Submitted::Taken) => {
@@ -388,6 +403,12 @@ impl Watch {
             }
             Err(error) => self.failed(&error),
         }
+    }
+
+    /// Its turn to be dialled or given shares, where many are at once. Those that are slow keep nobody waiting for long.
+    async fn turn(&self) -> Option<OwnedSemaphorePermit> {
+        let turn = Arc::clone(&self.turns).acquire_owned();
+        timeout(TURN, turn).await.ok()?.ok()
     }
 
     fn count_unsealed(&mut self) {

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -34,6 +35,8 @@ pub const BODY_LIMIT: usize = 1024 * 1024;
 
 /// The most bytes of an answer's head; also what a connection buffers.
 const HEAD_LIMIT: usize = 64 * 1024;
+/// What a connection buffers that is kept for long beside a thousand others. Heads of Vault and OpenBao have some hundred bytes.
+const FRUGAL: usize = 4 * 1024;
 
 /// Where a node is and whom to trust there: what `[[node]]` says.
 #[derive(Clone, Debug)]
@@ -68,6 +71,8 @@ impl Settings {
 pub struct Client {
     address: Address,
     tls: Option<Tls>,
+    /// Whether little is buffered. Ends with the first answer that does not fit.
+    frugal: Arc<AtomicBool>,
 }
 
 #[derive(Clone, Debug)]
@@ -91,7 +96,19 @@ impl Client {
             _ if address.is_loopback() || settings.plaintext_accepted => None,
             _ => return Err(Error::PlaintextRefused { address }),
         };
-        Ok(Self { address, tls })
+        Ok(Self {
+            address,
+            tls,
+            frugal: Arc::default(),
+        })
+    }
+
+    /// The same, whose connections buffer little: for those that are kept. A node whose answers have longer heads, as some
+    /// proxies make them, costs one request that fails.
+    #[must_use]
+    pub fn frugal(mut self) -> Self {
+        self.frugal = Arc::new(AtomicBool::new(true));
+        self
     }
 
     /// Whom it talks to.
@@ -127,7 +144,11 @@ impl Client {
     async fn connect_until(&self, limit: Limit) -> Result<Connection, Error> {
         let stream = self.dial(limit).await?;
         let mut builder = http1::Builder::new();
-        builder.max_buf_size(HEAD_LIMIT);
+        if self.frugal.load(Ordering::Relaxed) {
+            builder.read_buf_exact_size(Some(FRUGAL));
+        } else {
+            builder.max_buf_size(HEAD_LIMIT);
+        }
         let (sender, connection) = limit
             .keep(
                 &self.address,
@@ -143,6 +164,7 @@ impl Client {
             sender,
             task,
             carried_secret: false,
+            frugal: Arc::clone(&self.frugal),
         })
     }
 }
@@ -157,6 +179,7 @@ pub struct Connection {
     sender: SendRequest<Full<Bytes>>,
     task: JoinHandle<()>,
     carried_secret: bool,
+    frugal: Arc<AtomicBool>,
 }
 
 impl Connection {
@@ -213,7 +236,12 @@ impl Connection {
                 self.sender.send_request(request).await
             })
             .await?
-            .map_err(|error| broken(&self.address, Stage::Waiting, &error))?;
+            .map_err(|error| {
+                if error.is_parse_too_large() {
+                    self.frugal.store(false, Ordering::Relaxed);
+                }
+                broken(&self.address, Stage::Waiting, &error)
+            })?;
         let status = answer.status();
         tracing::debug!(address = %self.address, %method, path, status = status.as_u16(), "asked");
         if status.is_redirection() {

@@ -56,6 +56,26 @@ fn a_flood_is_not_read() {
     ));
 }
 
+/// Connections of which many are kept buffer little; a head that does not fit is refused once, and not for ever.
+#[test]
+fn a_frugal_client_learns_that_heads_are_long() {
+    let status = r#"{"type":"shamir","initialized":true,"sealed":true,"t":3,"n":5,"progress":0,"nonce":""}"#;
+    let raw = |padding: usize| {
+        let padding = "x".repeat(padding);
+        let length = status.len();
+        format!("HTTP/1.1 200 OK\r\nX-Padding: {padding}\r\nContent-Length: {length}\r\n\r\n{status}")
+    };
+    let short = Fake::raw(raw(1000));
+    run(short.client().frugal().seal_status()).unwrap();
+    let fake = Fake::raw(raw(6000));
+    let client = fake.client().frugal();
+    let refused = run(client.clone().seal_status()).unwrap_err();
+    assert!(matches!(refused, Error::Broken { .. }), "{refused}");
+    run(client.seal_status()).unwrap();
+    // The control: who is not frugal reads it at once.
+    run(fake.client().seal_status()).unwrap();
+}
+
 #[test]
 fn an_endless_drip_ends_at_the_deadline() {
     for head in [
