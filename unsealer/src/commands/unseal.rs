@@ -108,7 +108,7 @@ fn open_sealed(app: &App, waiting: &mut [&mut (&NodeClient, NodeState)]) -> Resu
     for (node, state) in waiting.iter_mut().map(|waiting| &mut **waiting) {
         let client = node.client()?;
         let outcome = node.talk(async {
-            Ok(vault::unseal_node(client, &active.shares, active.threshold, vault::SETTLE).await)
+            Ok(vault::unseal_beside_others(client, &active.shares, active.threshold, vault::SETTLE).await)
         })?;
         *state = match outcome {
             Ok(status) => {

@@ -53,7 +53,7 @@ pub use init::{InitFailed, InitReply};
 pub(crate) use reply::refused;
 pub use status::{NodeState, SealStatus};
 pub use token::TokenInfo;
-pub use unseal::{SETTLE, Submitted, submit, unseal_node};
+pub use unseal::{SETTLE, Submitted, submit, unseal_beside_others, unseal_node};
 
 /// Runs a future to its end on a runtime of its own, on this thread.
 pub fn block_on<T>(future: impl Future<Output = T>) -> io::Result<T> {

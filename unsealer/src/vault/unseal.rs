@@ -13,6 +13,8 @@ use super::status::SEAL_STATUS;
 use super::{Address, Client, Connection, Error, NodeState, Request, Response, SealStatus};
 
 const UNSEAL: &str = "sys/unseal";
+/// How often a node is left to somebody else.
+const OTHERS: usize = 3;
 
 /// How long to watch a server that took the quorum and is still sealed. A raft follower that joins takes a second or
 /// two, and longer while its leader is away.
@@ -61,6 +63,23 @@ pub async fn unseal_node(
     let answer = session.unseal(shares, u64::from(threshold), settle).await;
     session.end().await;
     answer
+}
+
+/// As [`unseal_node`]; where somebody else is at it too, it is left to them for a moment, and tried again. Two commands at once
+/// end with an open node and not with an error.
+pub async fn unseal_beside_others(
+    client: &Client,
+    shares: &[Secret],
+    threshold: u8,
+    settle: Duration,
+) -> Result<SealStatus, Error> {
+    for _ in 0..OTHERS {
+        match unseal_node(client, shares, threshold, settle).await {
+            Err(Error::Disturbed { .. }) => sleep(back_off() * 4).await,
+            outcome => return outcome,
+        }
+    }
+    unseal_node(client, shares, threshold, settle).await
 }
 
 /// A submission that went well.
