@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
+use crate::known;
 use crate::ports::Port;
 use crate::process::{Guard, dying_with_us};
 use crate::site::Site;
@@ -92,7 +93,24 @@ impl Site {
     }
 }
 
+impl Site {
+    /// The same machine, whose unsealer logs everything.
+    #[must_use]
+    pub fn telling_everything(self) -> Self {
+        self.environment("UNSEALER_LOG", "trace")
+    }
+}
+
 impl Daemon {
+    /// Invariant 1: of a daemon that logs everything, whatever it has been through.
+    pub fn assert_tells_no_secret(&self, site: &Site) {
+        let needles = known::shares_and_credential(site);
+        let log = self.log();
+        assert!(log.contains(" DEBUG "), "the control: it logs everything");
+        let hits = needles.find(log.as_bytes());
+        assert!(hits.is_empty(), "{hits:#?}");
+    }
+
     fn wait_until_ready(&mut self, said: &UnixDatagram) {
         let deadline = Instant::now() + LIMIT;
         let mut message = [0; 4096];

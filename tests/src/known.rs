@@ -7,7 +7,7 @@ use std::path::Path;
 use kdf_api::host::{Device, Executable, Program, ProgramDirs, hook_key};
 use kdf_api::{Context, Credentials, Key, Place, Secret, Use, Wrapped, hkdf};
 use serde_json::Value;
-use unsealer::keyring::{Body, Kind, Locked, RotationCredential, Slot};
+use unsealer::keyring::{Body, Keyring, Kind, Locked, RotationCredential, Slot};
 
 use crate::needles::Needles;
 use crate::opened;
@@ -57,6 +57,25 @@ pub fn secrets(site: &Site) -> Needles {
     needles
 }
 
+/// What a keyring is for: the key shares, and the credential that rotates them.
+pub fn shares_and_credential(site: &Site) -> Needles {
+    let mut needles = Needles::new();
+    add_payload(&opened::keyring(site), &mut |name, secret| {
+        needles.add(name, secret)
+    });
+    needles
+}
+
+fn add_payload(keyring: &Keyring, add: &mut dyn FnMut(&str, &[u8])) {
+    let active = keyring.payload.active.as_ref().expect("there are shares");
+    for (number, share) in (1..).zip(&active.shares) {
+        add(&format!("share {number}"), share.expose());
+    }
+    if let Some(RotationCredential::AppRole { secret_id, .. }) = &keyring.payload.credential {
+        add("the secret id", secret_id.expose());
+    }
+}
+
 /// Adds them to others; `of` says of which keyring, or of which state of it, they are.
 pub fn add_secrets(site: &Site, of: &str, needles: &mut Needles) {
     let of = if of.is_empty() {
@@ -65,14 +84,7 @@ pub fn add_secrets(site: &Site, of: &str, needles: &mut Needles) {
         format!(" ({of})")
     };
     let mut add = |name: &str, secret: &[u8]| needles.add(&format!("{name}{of}"), secret);
-    let keyring = opened::keyring(site);
-    let active = keyring.payload.active.as_ref().expect("there are shares");
-    for (number, share) in (1..).zip(&active.shares) {
-        add(&format!("share {number}"), share.expose());
-    }
-    if let Some(RotationCredential::AppRole { secret_id, .. }) = &keyring.payload.credential {
-        add("the secret id", secret_id.expose());
-    }
+    add_payload(&opened::keyring(site), &mut add);
     let locked = locked(site);
     let body = &locked.body;
     for slot in &body.slots {

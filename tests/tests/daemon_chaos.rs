@@ -37,7 +37,7 @@ impl Behind {
     fn new() -> Self {
         let server = OpenBao::start(Storage::Raft);
         let proxy = FaultyProxy::before(server.port());
-        let mut site = Site::new(&proxy.address()).file_slot("file");
+        let mut site = Site::new(&proxy.address()).file_slot("file").telling_everything();
         site.init();
         let daemon = site.daemon();
         daemon.wait_for("one", "unsealed-active");
@@ -60,6 +60,7 @@ impl Behind {
         );
         self.daemon.wait_for("one", "unsealed-active");
         self.assert_no_alarm();
+        self.daemon.assert_tells_no_secret(&self.site);
     }
 
     /// Nothing was taken for something else.

@@ -35,7 +35,9 @@ const UNSEAL: &str = "POST /v1/sys/unseal";
 /// A keyring for scripted servers.
 fn keyring() -> Site {
     let server = OpenBao::start(Storage::Inmem);
-    let site = Site::new(&server.address()).file_slot("file");
+    let site = Site::new(&server.address())
+        .file_slot("file")
+        .telling_everything();
     site.init();
     site
 }
@@ -283,6 +285,7 @@ fn after_the_end_of_a_fault_a_server_is_unsealed() {
     for (name, _) in &servers {
         daemon.wait_for(name, "unsealed-active");
     }
+    daemon.assert_tells_no_secret(&site);
 }
 
 /// A share of somebody else in the middle of ours, and an attempt that is another one at each share.
@@ -327,6 +330,7 @@ fn shares_of_somebody_else_in_between() {
     }
     sealed_by(&mixed, &daemon);
     sealed_by(&renamed, &daemon);
+    daemon.assert_tells_no_secret(&site);
 }
 
 /// A server answers nobody while it is being sealed, and then whoever asked, over old connections and new ones: it was sealed by
@@ -463,7 +467,7 @@ impl Machine {
     fn new(lines: impl FnOnce(&Path) -> String, with_file: bool) -> Self {
         let tpm = Swtpm::new();
         let server = OpenBao::start(Storage::Raft);
-        let mut site = Site::new(&server.address());
+        let mut site = Site::new(&server.address()).telling_everything();
         let lines = lines(site.folder());
         site = site.tpm_slot("tpm", &tpm.tcti(), &lines);
         if with_file {
@@ -507,6 +511,7 @@ fn a_tpm_that_goes_away_and_comes_back() {
     machine.tpm.start();
     machine.unsealed(&daemon);
     assert!(!failed(&daemon));
+    daemon.assert_tells_no_secret(&machine.site);
 }
 
 #[test]
@@ -594,6 +599,10 @@ fn a_pin_is_tried_once() {
     daemon.process().signal(Signal::HUP);
     machine.unsealed(&daemon);
     assert_eq!(machine.tpm.property(TRIES), 0);
+    daemon.assert_tells_no_secret(&machine.site);
+    for pin in ["4711-red", "4711-blue"] {
+        assert!(!daemon.log().contains(pin), "{}", daemon.log());
+    }
 }
 
 /// Where nobody said that it may be used while nobody is there, a PIN is not tried at all.

@@ -61,7 +61,7 @@ impl Cluster {
 
     /// A machine with the shares of the cluster, for these of its nodes.
     fn adopted(&self, slot: impl FnOnce(Site) -> Site, nodes: &[usize]) -> Site {
-        let mut site = slot(Site::new(&self.nodes[0].address()));
+        let mut site = slot(Site::new(&self.nodes[0].address())).telling_everything();
         // Against the node that is open: the others may not even have joined.
         self.set_nodes(&mut site, &[0]);
         let from = self.folder.path().join("init.json");
@@ -157,8 +157,9 @@ fn an_unsealer_with_a_tpm_beside_each_node() {
         wait::until(&format!("the unseals of {name} are counted"), LIMIT, counted);
     }
     cluster.kill_in_every_way(&all);
-    for site in &sites {
+    for (site, daemon) in sites.iter().zip(&daemons) {
         site.expect(&["status"], 0);
+        daemon.assert_tells_no_secret(site);
     }
 }
 
@@ -203,4 +204,5 @@ fn one_unsealer_for_all_nodes() {
     }
     assert!(cluster.nodes[sealed].is_sealed());
     site.expect(&["status"], 3);
+    daemon.assert_tells_no_secret(&site);
 }
