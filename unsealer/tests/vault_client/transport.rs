@@ -69,7 +69,7 @@ fn a_frugal_client_learns_that_heads_are_long() {
     run(short.client().frugal().seal_status()).unwrap();
     let fake = Fake::raw(raw(6000));
     let client = fake.client().frugal();
-    let refused = run(client.clone().seal_status()).unwrap_err();
+    let refused = run(client.seal_status()).unwrap_err();
     assert!(matches!(refused, Error::Broken { .. }), "{refused}");
     run(client.seal_status()).unwrap();
     // The control: who is not frugal reads it at once.
