@@ -61,7 +61,7 @@ pub fn secrets(site: &Site) -> Needles {
 pub fn shares_and_credential(site: &Site) -> Needles {
     let mut needles = Needles::new();
     add_payload(&opened::keyring(site), &mut |name, secret| {
-        needles.add(name, secret)
+        needles.add(name, secret);
     });
     needles
 }
