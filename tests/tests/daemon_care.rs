@@ -269,5 +269,6 @@ fn a_program_that_was_given_a_pin_and_fails_is_left_alone() {
     daemon.process().signal(Signal::HUP);
     wait::until_or("it is unsealed", LIMIT, || !server.is_sealed(), || daemon.log());
     assert_eq!(count(&tries), once + 1);
+    daemon.wait_for("one", "unsealed-active");
     site.expect(&["status"], 0);
 }
