@@ -632,6 +632,16 @@ fn a_wrong_pin_is_given_once_by_a_command_however_often_it_asks() {
     }
 }
 
+/// A PIN that is wrong for the old enrolment is the one of the new.
+#[test]
+fn a_slot_gets_another_pin_by_being_rotated() {
+    let all = WithPin::new();
+    fs::write(&all.pin, format!("{WRONG}\n")).unwrap();
+    all.machine.site.expect(&["slot", "rotate", "chip"], 0);
+    all.machine.site.expect(&["slot", "test", "chip"], 0);
+    assert!(all.failed_tries() <= 1);
+}
+
 /// Invariant 1: wherever it comes from, the PIN is in no command line, environment, output or log.
 #[test]
 fn a_pin_comes_from_where_the_configuration_says_and_is_seen_nowhere() {

@@ -98,7 +98,7 @@ fn without_line_end(bytes: &[u8]) -> &[u8] {
         .unwrap_or(bytes)
 }
 
-/// The terminal of this session, wherever our input and output go.
+/// The terminal that controls this process, wherever our input and output go.
 pub(crate) fn terminal() -> rustix::io::Result<OwnedFd> {
     rustix::fs::open(
         "/dev/tty",

@@ -162,8 +162,11 @@ impl<'a> Slots<'a> {
         })
     }
 
-    fn refused(&self, name: &str) -> Option<kdf_api::Error> {
-        held(&self.refused).get(name).cloned()
+    /// What gives a slot's key, unless it refused a credential before. Enrolling anew and retiring give no old credential, and go
+    /// on.
+    fn key_giver(&self, name: &str, cancel: Option<&Cancel>) -> Result<Backing> {
+        let refused = held(&self.refused).get(name).cloned();
+        refused.map_or_else(|| self.backing(name, cancel), Err)
     }
 
     /// A program that lacks a credential cannot know where ours come from. One that refused a credential is not asked again by
@@ -200,8 +203,8 @@ impl<'a> Slots<'a> {
 
     /// The program of a slot, with its credentials: they are asked for here, if a person has to type them.
     fn backing(&self, name: &str, cancel: Option<&Cancel>) -> Result<Backing> {
-        if let Some(error) = self.barred.get(name).cloned().or_else(|| self.refused(name)) {
-            return Err(error);
+        if let Some(error) = self.barred.get(name) {
+            return Err(error.clone());
         }
         let slot = self.configured(name)?;
         if self.unattended && self.has_a_pin_for_a_person(name) {

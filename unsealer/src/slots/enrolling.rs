@@ -7,7 +7,7 @@ use kdf_api::{EnrollRequest, Key, Use};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{Backing, Result, Slots};
+use super::{Backing, Result, Slots, held};
 use crate::keyring::{Kind, ProgramHint, Seat, Slot};
 
 impl Slots<'_> {
@@ -28,6 +28,8 @@ impl Slots<'_> {
     fn made(&self, seat: &Seat, id: Uuid) -> Result<Made> {
         let configured = self.configured(&seat.name)?;
         let context = &seat.context;
+        // What it refused was for another enrolment.
+        held(&self.refused).remove(&seat.name);
         match self.backing(&seat.name, None)? {
             Backing::Kdf {
                 mut device,
@@ -68,7 +70,7 @@ impl Slots<'_> {
     fn made_again(&self, seat: &Seat, slot: &Slot) -> Result<Made> {
         let context = &seat.context;
         let (program, enrolment) = (slot.program.clone(), slot.enrolment.clone());
-        match (self.backing(&seat.name, None)?, slot.kind) {
+        match (self.key_giver(&seat.name, None)?, slot.kind) {
             (
                 Backing::Kdf {
                     mut device,

@@ -45,7 +45,7 @@ impl Slots<'_> {
     /// Opens one slot of a keyring, in a fresh process of its program.
     pub fn open(&self, hole: &Keyhole) -> Result<Opening> {
         let name = &hole.slot.name;
-        self.backing(name, None)
+        self.key_giver(name, None)
             .and_then(|mut backing| backing.open(hole))
             .map(|opened| opening(name, opened))
             .map_err(|error| self.with_source(name, error))
@@ -143,7 +143,7 @@ impl Slots<'_> {
             // Of those that are begun together the slowest goes first: the others wait for it.
             for (slot, results) in waiting.drain(..more).rev() {
                 let begun = self
-                    .backing(&slot.name, Some(&cancel))
+                    .key_giver(&slot.name, Some(&cancel))
                     .and_then(|backing| Ok((backing, body.keyhole(slot)?)))
                     .and_then(|(backing, hole)| self.begin(backing, hole, results));
                 match begun {
