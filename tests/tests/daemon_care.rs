@@ -70,6 +70,37 @@ fn there_is_one_daemon_for_a_state_folder() {
     assert!(holds(&site).unwrap().contains("\"*\""));
 }
 
+/// As a collector reads it: one object a line, the audit events among them.
+#[test]
+fn its_log_is_json_where_the_configuration_says_so() {
+    let mut server = OpenBao::start(Storage::Raft);
+    let mut site = Site::new(&server.address()).file_slot("file");
+    site.init();
+    site.rewrite_config(|config| format!("{config}[daemon]\nlog = \"json\"\n"));
+    let daemon = site.daemon();
+    server.restart();
+    wait::until("it is unsealed", LIMIT, || !server.is_sealed());
+    wait::until("that is told", LIMIT, || daemon.log().contains("node-unsealed"));
+    let log = daemon.log();
+    let lines: Vec<serde_json::Value> = log
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let has = |event: &str| {
+        lines
+            .iter()
+            .any(|line| line.to_string().contains(&format!("\"audit\":\"{event}\"")))
+    };
+    for event in [
+        "keyring-opened",
+        "shares-in-memory",
+        "shares-submitted",
+        "node-unsealed",
+    ] {
+        assert!(has(event), "{event}\n{log}");
+    }
+}
+
 /// A person's word counts, and not that of a timer that unseals.
 #[test]
 fn unseal_passes_by_what_is_held() {
