@@ -48,6 +48,8 @@ def wait_for_the_test():
             time.sleep(0.005)
 
 if verb == "describe":
+    with open("DESCRIBED", "a") as described:
+        described.write("once\n")
     end({"ok": {
         "name": "vendor", "version": "1.0.0", "protocols": [1], "root_of_trust": "test", "binding": "vendor",
         "verbs": ["describe", "enroll", "derive", "health", "retire"], "options": [], "credentials": [],
@@ -91,7 +93,8 @@ impl Machine {
     fn new(vendors: &[&str], more: impl FnOnce(Site) -> Site) -> Self {
         let server = OpenBao::start(Storage::Raft);
         let mut site = Site::new(&server.address());
-        let program = site.program("vendor-kdf", VENDOR);
+        let described = site.folder().join("described").display().to_string();
+        let program = site.program("vendor-kdf", &VENDOR.replace("DESCRIBED", &described));
         for slot in vendors {
             let folder = site.folder().join(slot);
             fs::create_dir(&folder).unwrap();
@@ -117,6 +120,12 @@ impl Machine {
     fn calls(&self, slot: &str, verb: &str) -> usize {
         let calls = fs::read_to_string(self.device(slot, "calls")).unwrap_or_default();
         calls.lines().filter(|line| *line == verb).count()
+    }
+
+    /// How often the program was asked what it is.
+    fn described(&self) -> usize {
+        let said = fs::read_to_string(self.site.folder().join("described")).unwrap();
+        said.lines().count()
     }
 
     /// The keys that a device has.
@@ -180,6 +189,7 @@ fn a_slot_is_enrolled_anew_once_the_shares_opened_a_server() {
     let mut machine = Machine::new(&["vendor"], |site| site);
     let (generation, first) = (machine.generation(), machine.enrolment("vendor"));
     machine.say("vendor", "advise", &first);
+    let described = machine.described();
     let mut daemon = machine.site.daemon();
     daemon.wait_for("one", "unsealed-active");
     // The keyring is opened, and nobody knows yet whether its shares are any server's.
@@ -206,6 +216,8 @@ fn a_slot_is_enrolled_anew_once_the_shares_opened_a_server() {
     assert!(!status.contains("advises"), "{status}");
     machine.restart(&daemon);
     assert!(slot_is(&daemon, "vendor", "opens"));
+    // A daemon asks a program what it is once; `status`, above, asks nobody.
+    assert_eq!(machine.described(), described + 1, "{}", daemon.log());
 
     // The next advice comes too soon: the slot rests, as long as this daemon runs.
     machine.say("vendor", "advise", &second);

@@ -78,6 +78,13 @@ impl<'a> Slots<'a> {
         }
     }
 
+    /// The same which shares what it learns of its programs: each is asked once as long as one process runs.
+    #[must_use]
+    pub fn sharing(mut self, descriptions: &Descriptions) -> Self {
+        self.descriptions = descriptions.clone();
+        self
+    }
+
     /// The same where nobody is there: a slot with a PIN is opened only if its configuration says that it may be. Each
     /// unorderly end of the machine after a use of a PIN counts against the TPM's lockout.
     #[must_use]

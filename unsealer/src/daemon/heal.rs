@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kdf_api::Advice;
+use kdf_api::host::Descriptions;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
@@ -49,7 +50,7 @@ impl Healer {
     }
 
     /// The shares have opened a server: heals what is to be healed, one slot after the other, in a thread of its own.
-    pub fn proved(&mut self, config: &Arc<Config>, board: &Arc<Board>) {
+    pub fn proved(&mut self, config: &Arc<Config>, board: &Arc<Board>, descriptions: &Descriptions) {
         let mut advised = std::mem::take(&mut self.advised);
         if config.heal == Heal::Never {
             return;
@@ -61,9 +62,10 @@ impl Healer {
         let now = Instant::now();
         self.tried.extend(advised.keys().map(|slot| (slot.clone(), now)));
         let (config, board) = (Arc::clone(config), Arc::clone(board));
+        let descriptions = descriptions.clone();
         tokio::task::spawn_blocking(move || {
             for (slot, reason) in advised {
-                tell(&slot, &reason, heal(&config, &slot), &board);
+                tell(&slot, &reason, heal(&config, &slot, &descriptions), &board);
             }
         });
     }
@@ -108,7 +110,7 @@ fn tell(slot: &str, reason: &str, outcome: Result<Outcome, Error>, board: &Board
     }
 }
 
-fn heal(config: &Config, slot: &str) -> Result<Outcome, Error> {
+fn heal(config: &Config, slot: &str, descriptions: &Descriptions) -> Result<Outcome, Error> {
     let app = App::new(
         config.clone(),
         NodeOverride::default(),
@@ -116,7 +118,7 @@ fn heal(config: &Config, slot: &str) -> Result<Outcome, Error> {
         Progress::new(Format::Json),
         Asking::Forbidden,
     )?;
-    let slots = Slots::new(&app.config, Asking::Forbidden, false);
+    let slots = Slots::new(&app.config, Asking::Forbidden, false).sharing(descriptions);
     let changer = Changer::new(&app)?.served_by(slots.unattended().only(slot));
     let found = open::load(&changer.state, &app.config)?.body;
     if !found.slots.iter().any(|other| other.name == slot) {

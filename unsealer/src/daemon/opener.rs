@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kdf_api::host::Descriptions;
 use kdf_api::{Advice, Retry, Secret};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
@@ -75,6 +76,7 @@ impl Opener {
             board,
             asks: receiver,
             barred: BTreeMap::new(),
+            descriptions: Descriptions::default(),
             healer: Healer::default(),
             failures: 0,
         };
@@ -131,6 +133,8 @@ struct Task {
     board: Arc<Board>,
     asks: mpsc::UnboundedReceiver<Ask>,
     barred: BTreeMap<String, Barred>,
+    /// What the programs said of themselves, for as long as we run.
+    descriptions: Descriptions,
     healer: Healer,
     failures: u32,
 }
@@ -167,7 +171,7 @@ impl Task {
             standing = match ask {
                 Ask::Served => self.after_service(standing),
                 Ask::Proved => {
-                    self.healer.proved(&self.config, &self.board);
+                    self.healer.proved(&self.config, &self.board, &self.descriptions);
                     self.after_service(standing)
                 }
                 Ask::Reconfigured(config, by_a_person) => self.reconfigured(&config, by_a_person, standing),
@@ -246,8 +250,10 @@ impl Task {
             .collect();
         let (sender, receiver) = oneshot::channel();
         let (config, state) = (Arc::clone(&self.config), self.state.clone());
+        let descriptions = self.descriptions.clone();
         tokio::task::spawn_blocking(move || {
             let slots = Slots::new(&config, Asking::Forbidden, false)
+                .sharing(&descriptions)
                 .unattended()
                 .barred(barred);
             // The answer goes before the slots that were called off have ended.

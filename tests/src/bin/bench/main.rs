@@ -3,7 +3,7 @@
 //! Times are judged against the floor of this machine in the same run, the bare spawn of an empty program: every round
 //! measures each thing once, and what counts is the median of the differences to the floor of the same round. With a TPM the
 //! floor is a minimal program, and what counts are the ratios of medians. Opening a keyring is held against the slowest slot
-//! that it needs. The daemon is judged against the fastest client that there can be, and against a server that unseals itself.
+//! that it needs, or against the bare programs of its slots if it needs them all. The daemon is judged against the fastest client that there can be, and against a server that unseals itself.
 //! The exit status is 1 if a budget is exceeded, and the last line says which. `bench openings`, `bench restarts` and
 //! `bench fleet` measure what they say alone.
 #![forbid(unsafe_code)]
@@ -16,6 +16,7 @@ mod report;
 mod restarts;
 mod rivals;
 mod rounds;
+mod side_by_side;
 mod start;
 mod tpm;
 mod unwrap;
