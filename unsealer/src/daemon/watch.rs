@@ -1,84 +1,26 @@
 //! The connection to a node, and when to look.
 
+mod unsealing;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch as channel};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use super::ask;
 use super::board::Board;
 use super::node::{Act, Look, Machine, Pace, Phase};
 use super::opener::Opener;
-use crate::config::{Config, OnDeliberateSeal};
+use super::orders::Orders;
 use crate::state::holds::Why;
-use crate::vault::{self, Client, Connection, Error, HealthState, NodeState, Submitted};
+use crate::vault::{Client, Connection, Error, HealthState, NodeState};
 
-/// How long a node that took the shares may take to join its cluster.
-const JOIN: Duration = Duration::from_mins(1);
 /// How long a server that ends in order may still answer, sealed, before its connection ends.
 const CONFIRM: Duration = Duration::from_secs(1);
 /// How long a node waits for its turn while many are dialled or given shares.
 const TURN: Duration = Duration::from_millis(250);
-/// How long a whole submission may take: a node that answers each time, and late, must not keep shares in memory.
-const SUBMISSION: Duration = Duration::from_mins(1);
-
-/// What the configuration says of all nodes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rules {
-    /// What to do about a node that somebody sealed.
-    pub on_deliberate_seal: OnDeliberateSeal,
-    /// How often a node may be unsealed in an hour.
-    pub limit: Option<u32>,
-}
-
-impl Rules {
-    /// Those of a configuration.
-    pub fn of(config: &Config) -> Self {
-        Self {
-            on_deliberate_seal: config.on_deliberate_seal,
-            limit: config.unseals_per_hour,
-        }
-    }
-}
-
-/// What is asked of a node's task.
-#[derive(Clone, Debug)]
-pub struct Orders {
-    /// Whether the node is held, and why.
-    pub held: Option<String>,
-    /// How often it was released.
-    pub released: u64,
-    /// Whether the task is to end.
-    pub end: bool,
-    /// What it goes by.
-    pub rules: Rules,
-    /// How to talk to the node.
-    client: Client,
-    /// How often that changed.
-    renewed: u64,
-}
-
-impl Orders {
-    /// The first ones.
-    pub const fn new(held: Option<String>, rules: Rules, client: Client) -> Self {
-        Self {
-            held,
-            released: 0,
-            end: false,
-            rules,
-            client,
-            renewed: 0,
-        }
-    }
-
-    /// The node is talked to by other certificates from now on.
-    pub fn renew(&mut self, client: Client) {
-        self.client = client;
-        self.renewed += 1;
-    }
-}
 
 /// What a node's task tells whoever keeps the holds.
 pub type Sealed = tokio::sync::mpsc::UnboundedSender<(String, Why)>;
@@ -245,6 +187,12 @@ impl Watch {
         }
     }
 
+    /// Its turn to be dialled or given shares, where many are at once. Those that are slow keep nobody waiting for long.
+    async fn turn(&self) -> Option<OwnedSemaphorePermit> {
+        let turn = Arc::clone(&self.turns).acquire_owned();
+        timeout(TURN, turn).await.ok()?.ok()
+    }
+
     /// What follows from a look, and what is to be told of it.
     fn saw(&mut self, look: &Look) -> Act {
         let before = self.machine.phase();
@@ -326,129 +274,6 @@ impl Watch {
         let _ = self.sealed.send((self.name.clone(), Why::DeliberateSeal));
     }
 
-    async fn unseal(&mut self) {
-        self.joining = None;
-        if self.is_over_the_limit() {
-            error!(
-                audit = "unseal-limit",
-                node = self.name,
-                "the node was unsealed as often as it may be in an hour: it stays sealed until `unsealer release`"
-            );
-            self.machine.hold(true);
-            let _ = self.sealed.send((self.name.clone(), Why::UnsealLimit));
-            return;
-        }
-        let quorum = match self.opener.shares().await {
-            Ok(quorum) => quorum,
-            Err(message) => {
-                self.tell_setback(format!("the keyring does not open: {message}"));
-                return;
-            }
-        };
-        let turn = self.turn().await;
-        let (held, ends) = {
-            let orders = self.orders.borrow();
-            (orders.held.is_some(), orders.end)
-        };
-        if held || ends {
-            // Somebody said so while the keyring was being opened.
-            return;
-        }
-        self.board.phase(&self.name, Phase::Unsealing, || {
-            "it is being given its key shares".to_owned()
-        });
-        info!(
-            audit = "shares-submitted",
-            node = self.name,
-            "the node is given its key shares"
-        );
-        // Its future is large, and a node seldom needs it.
-        let submission = Box::pin(vault::submit(
-            &self.client,
-            self.connection.take(),
-            &quorum.shares,
-            quorum.threshold,
-        ));
-        let submission = async {
-            tokio::select! {
-                outcome = submission => (outcome, true),
-                outcome = ask::overtaken(&self.client) => (outcome, false),
-            }
-        };
-        let (outcome, is_the_answer) = timeout(SUBMISSION, submission)
-            .await
-            .unwrap_or_else(|_| (Err(ask::silent(self.client.address(), SUBMISSION)), false));
-        drop((turn, quorum));
-        match outcome {
-            // What it is now, it says itself; and nothing is proven of the shares.
-            Ok(Submitted::WasOpen) => {
-                let look = Box::pin(self.look()).await;
-                self.saw(&look);
-            }
-            Ok(Submitted::Unsealed) => {
-                self.count_unsealed();
-                if is_the_answer {
-                    self.opener.proved();
-                }
-                // What it is now, it says itself.
-                let look = Box::pin(self.look()).await;
-                self.saw(&look);
-            }
-            Ok(Submitted::Taken) => {
-                self.joining = Some(Instant::now() + JOIN);
-                self.machine.joins();
-                self.board.phase(&self.name, Phase::Joining, || {
-                    "it took the key shares, and joins its cluster".to_owned()
-                });
-            }
-            Err(error) => self.failed(&error),
-        }
-    }
-
-    /// Its turn to be dialled or given shares, where many are at once. Those that are slow keep nobody waiting for long.
-    async fn turn(&self) -> Option<OwnedSemaphorePermit> {
-        let turn = Arc::clone(&self.turns).acquire_owned();
-        timeout(TURN, turn).await.ok()?.ok()
-    }
-
-    fn count_unsealed(&mut self) {
-        if self.obeyed.rules.limit.is_some() {
-            self.recent.push(Instant::now());
-        }
-        let took = self.sealed_at.take().map(|at| at.elapsed()).unwrap_or_default();
-        info!(
-            audit = "node-unsealed",
-            node = self.name,
-            took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-            "the node is unsealed"
-        );
-        self.board.unsealed(&self.name, took);
-    }
-
-    fn failed(&mut self, error: &Error) {
-        warn!(node = self.name, %error, "the node was not unsealed");
-        self.machine.refused(error);
-        self.board.node(&self.name, |row| row.failures += 1);
-        self.tell_setback(error.to_string());
-        if self.machine.phase() == Phase::GivingUp {
-            error!(audit = "giving-up", node = self.name, %error, "the node does not take the key shares: a person has to look");
-            self.opener.served();
-        }
-    }
-
-    /// The node took the shares and did not join its cluster in time.
-    fn did_not_join(&mut self) {
-        self.joining = None;
-        self.machine.did_not_join();
-        let error = Error::StillSealed {
-            address: self.client.address().clone(),
-            after: JOIN,
-        };
-        warn!(node = self.name, %error, "the node was not unsealed");
-        self.board.node(&self.name, |row| row.failures += 1);
-        self.setback = Some(error.to_string());
-    }
-
     fn tell_setback(&mut self, message: String) {
         self.board.phase(&self.name, self.machine.phase(), || {
             self.with_setback("sealed", &message)
@@ -462,14 +287,6 @@ impl Watch {
         } else {
             format!("{said}: {setback}")
         }
-    }
-
-    fn is_over_the_limit(&mut self) -> bool {
-        let Some(limit) = self.obeyed.rules.limit else {
-            return false;
-        };
-        self.recent.retain(|at| at.elapsed() < Duration::from_hours(1));
-        self.recent.len() >= usize::try_from(limit).unwrap_or(usize::MAX)
     }
 
     /// Until the next look is due, the connection dies, or somebody wants something.
