@@ -5,6 +5,7 @@ use std::fmt::Display;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use kdf_api::hardening::inherited;
 use kdf_api::protocol::SecretBuffer;
@@ -16,6 +17,9 @@ use crate::config::CredentialSource;
 
 /// The longest credential in bytes.
 const MAX_CREDENTIAL: usize = 64 * 1024;
+
+/// When it makes sense to look for a file again that was not there.
+const SOON: Duration = Duration::from_secs(1);
 
 /// Whether a person may be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,10 +38,15 @@ pub fn read(
 ) -> Result<Credentials, kdf_api::Error> {
     let mut credentials = Credentials::new();
     for (name, source) in sources {
-        let secret = read_one(slot, name, source, asking).map_err(|what| {
+        let secret = read_one(slot, name, source, asking).map_err(|missing| {
+            let (what, retry_after) = match missing {
+                Missing::ForNow(what) => (what, Some(SOON)),
+                Missing::ForAPerson(what) => (what, None),
+            };
             let mut error =
                 kdf_api::Error::new(Code::CredentialNeeded, format!("the credential {name}: {what}"));
             error.credential = Some(name.clone());
+            error.retry_after = retry_after;
             error
         })?;
         credentials.set(name, secret);
@@ -45,29 +54,48 @@ pub fn read(
     Ok(credentials)
 }
 
-fn read_one(slot: &str, name: &str, source: &CredentialSource, asking: Asking) -> Result<Secret, String> {
+/// Why there is no credential. No program was given one, so nothing counts against a lockout.
+#[derive(Debug)]
+enum Missing {
+    /// Its file may come: what it lies on may be mounted late.
+    ForNow(String),
+    /// Somebody has to do something.
+    ForAPerson(String),
+}
+
+fn read_one(slot: &str, name: &str, source: &CredentialSource, asking: Asking) -> Result<Secret, Missing> {
+    use Missing::{ForAPerson, ForNow};
     let buffer = match source {
         CredentialSource::Credential(file) => {
-            let folder = std::env::var_os("CREDENTIALS_DIRECTORY")
-                .ok_or_else(|| "CREDENTIALS_DIRECTORY is not set; a service manager sets it".to_owned())?;
-            read_file(&PathBuf::from(folder).join(file))?
+            let folder = std::env::var_os("CREDENTIALS_DIRECTORY").ok_or_else(|| {
+                ForAPerson("CREDENTIALS_DIRECTORY is not set; a service manager sets it".to_owned())
+            })?;
+            read_file(&PathBuf::from(folder).join(file)).map_err(ForNow)?
         }
-        CredentialSource::File(path) => read_file(path)?,
-        CredentialSource::Descriptor(number) => read_descriptor(*number)?,
+        CredentialSource::File(path) => read_file(path).map_err(ForNow)?,
+        CredentialSource::Descriptor(number) => read_descriptor(*number).map_err(ForAPerson)?,
         CredentialSource::Prompt if asking == Asking::Forbidden => {
-            return Err("it has to be typed, and nobody is there (--non-interactive)".to_owned());
+            return Err(ForAPerson(
+                "it has to be typed, and nobody is there (--non-interactive)".to_owned(),
+            ));
         }
-        CredentialSource::Prompt => prompt(&format!("slot {slot}, {name}"))?,
+        CredentialSource::Prompt => prompt(&format!("slot {slot}, {name}")).map_err(ForAPerson)?,
     };
     let text = without_line_end(buffer.as_bytes());
     if text.is_empty() {
-        return Err("it is empty".to_owned());
+        let empty = "it is empty".to_owned();
+        return Err(match source {
+            CredentialSource::Credential(_) | CredentialSource::File(_) => ForNow(empty),
+            CredentialSource::Descriptor(_) | CredentialSource::Prompt => ForAPerson(empty),
+        });
     }
     Ok(Secret::copy_of(text))
 }
 
+/// Without waiting: a pipe that nobody writes to is as good as empty.
 fn read_file(path: &Path) -> Result<SecretBuffer, String> {
-    let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = rustix::fs::open(path, flags, Mode::empty());
     read_all(&path.display(), file.map_err(Into::into))
 }
 
@@ -223,10 +251,16 @@ mod tests {
             );
             assert!(error.message.contains(what));
         }
+        // It may come yet.
+        let error = read_from(folder.path().join("none")).unwrap_err();
         assert_eq!(
-            read_from(folder.path().join("none")).unwrap_err().code,
-            Code::CredentialNeeded
+            (error.code, error.retry_after),
+            (Code::CredentialNeeded, Some(SOON))
         );
+        // A pipe that nobody writes to is not waited for.
+        let pipe = folder.path().join("pipe");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, Mode::RUSR).unwrap();
+        assert!(read_from(pipe).unwrap_err().message.contains("empty"));
     }
 
     #[test]
@@ -270,6 +304,7 @@ mod tests {
         let sources = BTreeMap::from([("pin".to_owned(), CredentialSource::Prompt)]);
         let error = read("chip", &sources, Asking::Forbidden).unwrap_err();
         assert!(error.message.contains("--non-interactive"));
+        assert_eq!(error.retry_after, None);
     }
     /// A terminal on which somebody types the first argument as soon as it does not echo any more; the others are a command
     /// that runs on it. Prints whether it echoes and sends signals in the end.

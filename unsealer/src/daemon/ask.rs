@@ -55,14 +55,13 @@ pub async fn look(client: &Client, kept: Option<Connection>, open: bool) -> Aske
         asked = &mut first => return asked,
         asked = over_another(client) => asked,
     };
-    if tells_more
-        && matches!(another.look, Look::State(NodeState::Sealed(_)))
-        && let Ok(asked) = timeout(PATIENCE, first).await
-    {
+    match &another.look {
         // A server that is being sealed answers nobody, and then both.
-        return asked;
+        Look::State(NodeState::Sealed(_)) if tells_more => timeout(PATIENCE, first).await.unwrap_or(another),
+        // One that takes no further connection may be only slow over the first. One that is down ends that, too.
+        Look::State(NodeState::Unreachable(_)) => first.await,
+        _ => another,
     }
-    another
 }
 
 /// Over the connection that there is, or else over a new one.

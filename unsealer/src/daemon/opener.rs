@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kdf_api::host::Descriptions;
-use kdf_api::{Advice, Retry, Secret};
+use kdf_api::{Advice, Code, Retry, Secret};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 use tracing::{error, info};
@@ -261,7 +261,7 @@ impl Task {
         });
         let outcome = receiver.await.unwrap_or_else(|_| {
             Err(Error::Kdf(kdf_api::Error::new(
-                kdf_api::Code::Internal,
+                Code::Internal,
                 "the thread that opened the keyring ended without a word",
             )))
         });
@@ -329,6 +329,10 @@ impl Task {
             self.board.slot(slot, SlotState::Failed(error.code, told), None);
             self.healer.failed(slot);
             let until = match error.code.retry() {
+                // Its file was not there, and may come: its program was not asked.
+                Retry::AskFirst if error.code == Code::CredentialNeeded && error.retry_after.is_some() => {
+                    continue;
+                }
                 Retry::AskFirst => None,
                 Retry::AfterLockout => {
                     let wait = error.retry_after.unwrap_or(BACK_OFF.1);

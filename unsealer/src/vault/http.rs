@@ -22,9 +22,11 @@ use zeroize::Zeroizing;
 use super::address::{Host, Place};
 use super::shown::shown;
 use super::{Address, Error, Stage, tls};
+use lookup::Lookup;
 
 mod body;
 mod dial;
+mod lookup;
 
 pub use hyper::Method;
 
@@ -71,6 +73,7 @@ impl Settings {
 pub struct Client {
     address: Address,
     tls: Option<Tls>,
+    lookup: Lookup,
     /// Whether little is buffered. Ends with the first answer that does not fit.
     frugal: Arc<AtomicBool>,
 }
@@ -99,6 +102,7 @@ impl Client {
         Ok(Self {
             address,
             tls,
+            lookup: Lookup::default(),
             frugal: Arc::default(),
         })
     }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream, lookup_host};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 
@@ -83,13 +83,13 @@ impl Client {
             Host::Name(name) => name.as_str(),
         };
         let found = limit
-            .keep(&self.address, Stage::Resolving, lookup_host((name, port)))
+            .keep(&self.address, Stage::Resolving, self.lookup.addresses(name, port))
             .await?
             .map_err(|error| Error::Unreachable {
                 address: self.address.clone(),
                 why: Unreachable::Resolve(shown(&error.to_string())),
             })?;
-        Ok(found.collect())
+        Ok(found)
     }
 
     fn unreachable(&self, error: &io::Error) -> Error {
