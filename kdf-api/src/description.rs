@@ -140,6 +140,21 @@ pub struct Needs {
     pub network: bool,
 }
 
+impl Needs {
+    /// Whether there is nowhere that the program could keep anything: it says what it reads, and that it writes no file, and uses
+    /// no device, socket or network. One that says nothing at all may keep something.
+    pub fn keeps_nothing(&self) -> bool {
+        let Self {
+            devices,
+            read,
+            write,
+            sockets,
+            network,
+        } = self;
+        !read.is_empty() && devices.is_empty() && write.is_empty() && sockets.is_empty() && !network
+    }
+}
+
 /// What `describe` answers: the description, with what the role adds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Described {

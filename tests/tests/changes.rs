@@ -10,7 +10,8 @@
 )]
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -828,8 +829,17 @@ fn an_older_copy_is_restored_by_whoever_says_so() {
     machine.unseals_by(&["fingerprint"]);
     machine.stays_shut(&["file"]);
     // It can be changed: the slot that is dead is made anew. Then what nobody owns is destroyed.
-    machine.site.expect(&["slot", "rotate", "file"], 0);
-    machine.site.expect(&["slot", "prune"], 0);
+    let said = machine.site.expect(&["slot", "rotate", "file"], 0).stdout_text();
+    assert!(
+        said.contains("its program finds neither it nor anything to destroy"),
+        "{said}"
+    );
+    // Nobody but a person knows that it is gone, and not on a stick.
+    machine.site.expect(&["slot", "prune"], 1);
+    assert_eq!(two_slots::prunable(&machine.site).len(), 1);
+    machine
+        .site
+        .expect(&["slot", "prune", "file", "--device-gone"], 0);
     assert_eq!(two_slots::prunable(&machine.site), [""; 0]);
     machine.opens_by_all_that_should();
 
@@ -856,7 +866,7 @@ fn an_older_copy_is_restored_by_whoever_says_so() {
 
 #[test]
 fn a_copy_that_is_not_this_keyrings_is_not_restored() {
-    let (site, other) = (small("any"), small("any"));
+    let (mut site, other) = (small("any"), small("any"));
     let copy = site.folder().join("copy").display().to_string();
     other.expect(&["keyring", "backup", &copy], 0);
     let before = everything(&site);
@@ -866,6 +876,20 @@ fn a_copy_that_is_not_this_keyrings_is_not_restored() {
         assert!(refused.contains("of another cluster"), "{refused}");
     }
     assert_eq!(everything(&site), before);
+    // The configuration says which it is to be.
+    let status = site.json(&["status"], 2);
+    let id = status["keyring"]["id"].as_str().unwrap();
+    site.rewrite_config(|config| format!("keyring-id = \"{id}\"\n{config}"));
+    let refused = site.expect(&restore, 1).stderr_text();
+    assert!(refused.contains("this is another keyring"), "{refused}");
+    assert_eq!(everything(&site), before);
+    // And where another one lies there by mistake, ours is put in its place.
+    let ours = other.folder().join("ours").display().to_string();
+    fs::copy(site.keyring(), &ours).unwrap();
+    fs::copy(other.keyring(), site.keyring()).unwrap();
+    site.expect(&["keyring", "restore", &ours, "--yes"], 0);
+    assert_eq!(fs::read(site.keyring()).unwrap(), fs::read(&ours).unwrap());
+    let before = everything(&site);
     fs::write(&copy, "{}\n{}\n").unwrap();
     site.expect(&restore, 1);
     assert_eq!(everything(&site), before);
@@ -1031,4 +1055,38 @@ fn a_live_server_moves_from_software_to_a_tpm() {
     site.expect(&["keyring", "trust", "--yes"], 0);
     let lost = site.json(&["slot", "test", "fingerprint"], 1);
     assert_eq!(lost["slots"][0]["code"], "policy-changed", "{lost}");
+}
+
+/// A program that looks in the wrong place finds nothing, and what it does not find is not taken for destroyed.
+#[test]
+fn what_is_not_found_stays_listed() {
+    let mut site = small("any");
+    let elsewhere = site.folder().join("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    fs::set_permissions(&elsewhere, Permissions::from_mode(0o700)).unwrap();
+    let text = fs::read_to_string(site.keyring()).unwrap();
+    let body: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+    let slots = body["slots"].as_array().unwrap();
+    let slot = slots.iter().find(|slot| slot["name"] == "file").unwrap();
+    let (keys, old) = (site.keys(), slot["enrolment_id"].as_str().unwrap().to_owned());
+    let (here, there) = (keys.display().to_string(), elsewhere.display().to_string());
+    let key = keys.join(format!("{old}.key"));
+    assert!(key.exists(), "{}", key.display());
+    site.rewrite_config(|config| config.replacen(&format!("\"{here}/\""), &format!("\"{there}/\""), 1));
+    let said = site.expect(&["slot", "rotate", "file"], 0).stdout_text();
+    assert!(
+        said.contains("its program finds neither it nor anything to destroy"),
+        "{said}"
+    );
+    assert!(key.exists());
+    assert_eq!(two_slots::prunable(&site), std::slice::from_ref(&old));
+    // As long as nothing else is said, it stays so.
+    let pruned = site.json(&["slot", "prune"], 1);
+    assert_eq!(pruned["left"][0]["enrolment_id"], old.as_str(), "{pruned}");
+    assert_eq!(two_slots::prunable(&site), [old]);
+    site.rewrite_config(|config| config.replacen(&format!("\"{there}/\""), &format!("\"{here}/\""), 1));
+    let pruned = site.json(&["slot", "prune"], 0);
+    assert!(pruned["destroyed"].to_string().contains("key file"), "{pruned}");
+    assert!(!key.exists());
+    assert_eq!(two_slots::prunable(&site), [""; 0]);
 }

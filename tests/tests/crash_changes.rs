@@ -545,8 +545,11 @@ impl Learnt {
     /// Asserts that nothing is left over: on the devices, in the journal, in the state folder. What somebody has put back is
     /// pruned first.
     fn assert_over(&self, site: &Site, in_place: bool) {
-        if self.change.before == Before::Copied {
-            site.expect(PRUNE, 0);
+        match self.change.before {
+            Before::Copied => drop(site.expect(PRUNE, 0)),
+            // What is not found is known to be gone only by a person.
+            Before::Dead => drop(site.expect(&[PRUNE, &["--device-gone"]].concat(), 0)),
+            _ => {}
         }
         assert_tidy(site);
         let stands = Standing::of(site);
@@ -594,7 +597,10 @@ impl Learnt {
         // Only a recovery identity opens it.
         let prunes = prunes && (in_place || self.change.before != Before::Dead);
         if prunes {
-            let pruned = site.expect(PRUNE, 0);
+            let pruned = site.run(PRUNE);
+            // What a dead slot had is not there to be found.
+            let not_found = i32::from(self.change.before == Before::Dead && pruned.code() == 1);
+            assert_eq!(pruned.code(), not_found, "{pruned:?}");
             self.assert_stands(site, in_place);
             return (pruned, in_place);
         }

@@ -224,3 +224,28 @@ fn the_journal_stays_short_however_often_an_init_fails() {
     assert!(lines < 16, "{lines} lines");
     site.init();
 }
+
+/// The root token of an init gets into no copy by the front door; and one that came by the back door is told, and goes.
+#[test]
+fn a_root_token_gets_into_no_copy() {
+    let server = two_slots::server();
+    let site = two_slots::site(&server.address());
+    kill_at(&site, "after unsealed", &["init", "--no-recovery"]);
+    let copy = site.folder().join("copy").display().to_string();
+    let refused = site.expect(&["keyring", "backup", &copy], 5).stderr_text();
+    assert!(
+        refused.contains("a root token until an init is finished"),
+        "{refused}"
+    );
+    std::fs::copy(site.keyring(), &copy).unwrap();
+    site.expect(&["init", "--resume"], 0);
+
+    let said = site
+        .expect(&["keyring", "restore", &copy, "--yes"], 0)
+        .stdout_text();
+    assert!(said.contains("it has a root token"), "{said}");
+    assert_eq!(site.json(&["keyring", "verify"], 0)["root_token_pending"], true);
+    let said = site.expect(&["keyring", "rekey", "--force"], 0).stderr_text();
+    assert!(said.contains("is taken out of the keyring"), "{said}");
+    assert_eq!(site.json(&["keyring", "verify"], 0)["root_token_pending"], false);
+}

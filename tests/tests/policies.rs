@@ -19,6 +19,7 @@ use unsealer_tests::openbao::{OpenBao, Storage};
 use unsealer_tests::process::{bin, processes_with, run};
 use unsealer_tests::site::{Site, source};
 use unsealer_tests::swtpm::Swtpm;
+use unsealer_tests::terminal::{speak, typed};
 use unsealer_tests::{traced, wait};
 
 const LIMIT: Duration = Duration::from_mins(1);
@@ -740,4 +741,29 @@ fn files(site: &Site) -> Vec<PathBuf> {
     let entries = fs::read_dir(site.state()).unwrap();
     let state = entries.map(|entry| entry.unwrap().path());
     state.chain([site.config_file()]).collect()
+}
+
+/// Nothing else would show a slip of the finger before the day when the PIN is needed.
+#[test]
+fn a_pin_that_is_typed_for_a_new_enrolment_is_typed_twice() {
+    let mut all = WithPin::new();
+    all.source("prompt");
+    let site = &all.machine.site;
+    let rotate = site.command(&["slot", "rotate", "chip"]);
+    let (new, again) = ("slot chip, new pin: ", "slot chip, new pin, once more: ");
+    let before = fs::read(site.keyring()).unwrap();
+    let slipped = speak(&rotate, &[(new, &typed(WRONG)), (again, &typed(RIGHT))]);
+    assert_eq!(slipped.finished.code(), 4, "{slipped:?}");
+    let said = slipped.finished.stderr_text();
+    assert!(said.contains("the second time is something else"), "{said}");
+    assert_eq!(fs::read(site.keyring()).unwrap(), before);
+
+    let rotated = speak(&rotate, &[(new, &typed(WRONG)), (again, &typed(WRONG))]);
+    assert_eq!(rotated.finished.code(), 0, "{rotated:?}");
+    let test = site.command(&["slot", "test", "chip"]);
+    let tested = speak(&test, &[(QUESTION, &typed(WRONG))]);
+    assert_eq!(tested.finished.code(), 0, "{tested:?}");
+    assert_eq!(all.failed_tries(), 0);
+    let tested = speak(&test, &[(QUESTION, &typed(RIGHT))]);
+    assert_ne!(tested.finished.code(), 0, "{tested:?}");
 }

@@ -38,20 +38,42 @@ pub fn read(
 ) -> Result<Credentials, kdf_api::Error> {
     let mut credentials = Credentials::new();
     for (name, source) in sources {
-        let secret = read_one(slot, name, source, asking).map_err(|missing| {
-            let (what, retry_after) = match missing {
-                Missing::ForNow(what) => (what, Some(SOON)),
-                Missing::ForAPerson(what) => (what, None),
-            };
-            let mut error =
-                kdf_api::Error::new(Code::CredentialNeeded, format!("the credential {name}: {what}"));
-            error.credential = Some(name.clone());
-            error.retry_after = retry_after;
-            error
-        })?;
+        let secret = read_one(slot, name, source, asking).map_err(|missing| missing.error(name))?;
         credentials.set(name, secret);
     }
     Ok(credentials)
+}
+
+/// Reads all credentials that a slot is to be enrolled with. What has to be typed is typed twice; of what comes from elsewhere
+/// that is taken which is known, since a pipe has it once.
+pub fn read_new(
+    slot: &str,
+    sources: &BTreeMap<String, CredentialSource>,
+    asking: Asking,
+    known: Option<&Credentials>,
+) -> Result<Credentials, kdf_api::Error> {
+    let mut credentials = Credentials::new();
+    for (name, source) in sources {
+        let known = known.and_then(|known| known.get(name));
+        let secret = match (source, known) {
+            (CredentialSource::Prompt, _) => typed_twice(slot, name, source, asking),
+            (_, Some(known)) => Ok(Secret::copy_of(known.expose())),
+            (_, None) => read_one(slot, name, source, asking),
+        };
+        credentials.set(name, secret.map_err(|missing| missing.error(name))?);
+    }
+    Ok(credentials)
+}
+
+fn typed_twice(slot: &str, name: &str, source: &CredentialSource, asking: Asking) -> Result<Secret, Missing> {
+    let first = read_one(slot, &format!("new {name}"), source, asking)?;
+    let second = read_one(slot, &format!("new {name}, once more"), source, asking)?;
+    if first.same_as(&second) {
+        Ok(first)
+    } else {
+        let what = "what was typed the second time is something else; nothing was enrolled";
+        Err(Missing::ForAPerson(what.to_owned()))
+    }
 }
 
 /// Why there is no credential. No program was given one, so nothing counts against a lockout.
@@ -61,6 +83,20 @@ enum Missing {
     ForNow(String),
     /// Somebody has to do something.
     ForAPerson(String),
+}
+
+impl Missing {
+    fn error(self, credential: &str) -> kdf_api::Error {
+        let (what, retry_after) = match self {
+            Self::ForNow(what) => (what, Some(SOON)),
+            Self::ForAPerson(what) => (what, None),
+        };
+        let what = format!("the credential {credential}: {what}");
+        let mut error = kdf_api::Error::new(Code::CredentialNeeded, what);
+        error.credential = Some(credential.to_owned());
+        error.retry_after = retry_after;
+        error
+    }
 }
 
 fn read_one(slot: &str, name: &str, source: &CredentialSource, asking: Asking) -> Result<Secret, Missing> {

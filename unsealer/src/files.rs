@@ -22,6 +22,9 @@ use rustix::fs::{Mode, OFlags};
 use crate::error::Error;
 use crate::state::durable;
 
+/// What age's identities begin with.
+const IDENTITY: &str = "AGE-SECRET-KEY-";
+
 /// A file that the caller named, to be read.
 #[derive(Clone, Debug)]
 pub struct Input {
@@ -125,6 +128,12 @@ impl Output {
 }
 
 fn fault(action: &'static str, path: &Path, caller: u32, error: io::Error) -> Error {
+    // The identity itself where its file was to be named: it is not shown to whoever reads the log.
+    let path = if path.to_string_lossy().to_ascii_uppercase().contains(IDENTITY) {
+        Path::new("(not a file's name: an age identity, which belongs in a file and in no command line)")
+    } else {
+        path
+    };
     Error::CallersFile {
         action,
         path: path.to_owned(),

@@ -1,5 +1,7 @@
 //! Opening the keyring: the order in which nothing is acted on before it is known to be good.
 
+use std::path::Path;
+
 use kdf_api::Advice;
 use tracing::{error, info, warn};
 
@@ -47,6 +49,12 @@ pub fn load(state: &StateFolder, config: &Config) -> Result<Locked, Error> {
         path: path.to_owned(),
         fault,
     })?;
+    refuse_another(config, path, &locked)?;
+    Ok(locked)
+}
+
+/// Refuses a keyring that is not the one that the configuration names.
+pub fn refuse_another(config: &Config, path: &Path, locked: &Locked) -> Result<(), Error> {
     match &config.keyring_id {
         Some(expected) if *expected != locked.body.id.to_string() => Err(Error::Config {
             place: "keyring-id".to_owned(),
@@ -57,7 +65,7 @@ pub fn load(state: &StateFolder, config: &Config) -> Result<Locked, Error> {
             ),
             hint: Some("this is another keyring: put the right one in its place".to_owned()),
         }),
-        _ => Ok(locked),
+        _ => Ok(()),
     }
 }
 

@@ -41,11 +41,13 @@ pub struct Slots<'a> {
     /// Slots that are not to be tried, and why.
     barred: BTreeMap<String, kdf_api::Error>,
     /// Slots whose programs refused a credential, and in what words.
-    refused: Mutex<BTreeMap<String, kdf_api::Error>>,
+    refused: Arc<Mutex<BTreeMap<String, kdf_api::Error>>>,
     /// What programs said of themselves: slots with the same program ask it once.
     descriptions: Descriptions,
     /// What was read once is not asked for again: a pipe has it once, and a person may mistype it the second time.
     credentials: Mutex<BTreeMap<String, Arc<Credentials>>>,
+    /// Those that slots are to be enrolled with: a slot that is enrolled anew may get another PIN.
+    new_credentials: Mutex<BTreeMap<String, Arc<Credentials>>>,
     /// Calls that were called off and are not quite over. They hold keys, so they end before we do.
     leaving: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -71,9 +73,10 @@ impl<'a> Slots<'a> {
             unattended: false,
             only: None,
             barred: BTreeMap::new(),
-            refused: Mutex::default(),
+            refused: Arc::default(),
             descriptions: Descriptions::default(),
             credentials: Mutex::default(),
+            new_credentials: Mutex::default(),
             leaving: Mutex::default(),
         }
     }
@@ -107,9 +110,10 @@ impl<'a> Slots<'a> {
         self
     }
 
-    /// Checks that a slot could be enrolled: its program is there, passes the checks, and describes itself.
+    /// Checks that a slot could be enrolled: its program is there, passes the checks, and describes itself; and what it is to be
+    /// enrolled with can be had.
     pub fn check(&self, name: &str) -> Result<Checked> {
-        Ok(match self.backing(name, None)? {
+        Ok(match self.new_backing(name)? {
             Backing::Kdf { mut device, .. } => {
                 let description = device.describe()?.description;
                 Checked {
@@ -152,6 +156,16 @@ impl<'a> Slots<'a> {
             .is_some_and(|slot| slot.kind == SlotKind::Kdf)
     }
 
+    /// What programs refused: also those that were called off, and said so on their way out.
+    pub fn refusals(&self) -> Vec<(String, kdf_api::Error)> {
+        self.see_off();
+        let refused = held(&self.refused);
+        refused
+            .iter()
+            .map(|(slot, error)| (slot.clone(), error.clone()))
+            .collect()
+    }
+
     /// Waits until those that were called off are over, which takes a moment at most.
     fn see_off(&self) {
         for call in held(&self.leaving).drain(..) {
@@ -179,11 +193,7 @@ impl<'a> Slots<'a> {
     /// A program that lacks a credential cannot know where ours come from. One that refused a credential is not asked again by
     /// this process: each time might count (invariant 8).
     fn with_source(&self, slot: &str, mut error: kdf_api::Error) -> kdf_api::Error {
-        if matches!(error.code, Code::CredentialWrong | Code::LockedOut) {
-            held(&self.refused)
-                .entry(slot.to_owned())
-                .or_insert_with(|| error.clone());
-        }
+        note_refusal(&self.refused, slot, &error);
         let configured = |credential: &String| {
             let slot = self.config.slot.get(slot);
             slot.is_some_and(|slot| slot.credentials.contains_key(credential))
@@ -208,8 +218,39 @@ impl<'a> Slots<'a> {
         Ok(read)
     }
 
+    /// What a slot is enrolled with. What has to be typed is typed now, twice: nothing else would show a slip of the finger before
+    /// the day when it is needed.
+    fn new_credentials(&self, name: &str, slot: &config::Slot) -> Result<Arc<Credentials>> {
+        if !self.needs_a_person(name) {
+            return self.credentials(name, slot);
+        }
+        let mut new = held(&self.new_credentials);
+        if let Some(new) = new.get(name) {
+            return Ok(Arc::clone(new));
+        }
+        let known = held(&self.credentials).get(name).cloned();
+        let read = credentials::read_new(name, &slot.credentials, self.asking, known.as_deref())?;
+        let read = Arc::new(read);
+        new.insert(name.to_owned(), Arc::clone(&read));
+        Ok(read)
+    }
+
     /// The program of a slot, with its credentials: they are asked for here, if a person has to type them.
     fn backing(&self, name: &str, cancel: Option<&Cancel>) -> Result<Backing> {
+        self.backing_with(name, cancel, |slot| self.credentials(name, slot))
+    }
+
+    /// The same for a slot that is to be enrolled.
+    fn new_backing(&self, name: &str) -> Result<Backing> {
+        self.backing_with(name, None, |slot| self.new_credentials(name, slot))
+    }
+
+    fn backing_with(
+        &self,
+        name: &str,
+        cancel: Option<&Cancel>,
+        credentials: impl FnOnce(&config::Slot) -> Result<Arc<Credentials>>,
+    ) -> Result<Backing> {
         if let Some(error) = self.barred.get(name) {
             return Err(error.clone());
         }
@@ -234,7 +275,7 @@ impl<'a> Slots<'a> {
             SlotKind::Kdf => Backing::Kdf {
                 device: Box::new(Executable::new(program, self.dirs.clone()).sharing(&self.descriptions)),
                 settings: slot.settings.clone(),
-                credentials: self.credentials(name, slot)?,
+                credentials: credentials(slot)?,
             },
             SlotKind::IkmHook => Backing::Hook(Hook::new(program, self.dirs.clone())),
         })
@@ -269,6 +310,14 @@ impl Backing {
             settings,
             credentials,
         }
+    }
+}
+
+fn note_refusal(refused: &Mutex<BTreeMap<String, kdf_api::Error>>, slot: &str, error: &kdf_api::Error) {
+    if matches!(error.code, Code::CredentialWrong | Code::LockedOut) {
+        held(refused)
+            .entry(slot.to_owned())
+            .or_insert_with(|| error.clone());
     }
 }
 

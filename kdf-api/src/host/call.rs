@@ -45,6 +45,8 @@ impl fmt::Debug for Call<'_> {
 pub struct Finished {
     /// Whether its exit status was 0, and not 1.
     pub success: bool,
+    /// Whether it was called off, and ended by itself all the same: it may have answered in full, or not.
+    pub called_off: bool,
     /// What it wrote to its stdout.
     pub output: SecretBuffer,
     /// The last lines that it wrote to its stderr, for an error that follows from the output.
@@ -53,7 +55,7 @@ pub struct Finished {
 
 impl Checked {
     /// Runs the program. [`Code::BrokenProgram`] if it does not answer in time, writes too much, or ends with anything but
-    /// status 0 or 1; [`Code::Cancelled`] if it is called off ([`Program::cancelled_by`](super::Program::cancelled_by)).
+    /// status 0 or 1; [`Code::Cancelled`] if it is called off and does not end by itself in a moment ([`Program::cancelled_by`](super::Program::cancelled_by)).
     /// When this returns it has ended, and everything in its process group with it.
     pub fn call(&self, call: &Call<'_>) -> Result<Finished> {
         let _under_way = UnderWay::begin();
@@ -68,7 +70,8 @@ impl Checked {
         let mut talk =
             Talk::start(running, call, self.cancel.as_ref()).map_err(|error| self.not_started(&error))?;
         let outcome = talk.until(deadline);
-        if matches!(outcome, Ok(Ended::Cancelled)) {
+        let called_off = matches!(outcome, Ok(Ended::Cancelled));
+        if called_off {
             talk.take_leave();
         }
         let Talk {
@@ -85,12 +88,21 @@ impl Checked {
             Err(error)
         };
         match (outcome, status) {
+            (Ok(Ended::Cancelled), Some(status)) if status.code().is_some_and(|code| code < 2) => {
+                Ok(Finished {
+                    success: status.success(),
+                    called_off,
+                    output,
+                    stderr,
+                })
+            }
             (Ok(Ended::Cancelled), _) => Err(self.cancelled()),
             (Ok(Ended::Late), _) => broken(format!("gave no answer within {}", seconds(call.timeout))),
             (Ok(Ended::Flooded), _) => broken(format!("wrote more than {} bytes to its stdout", call.most)),
             (Ok(Ended::Itself), Some(status)) => match status.code() {
                 Some(code @ (0 | 1)) => Ok(Finished {
                     success: code == 0,
+                    called_off,
                     output,
                     stderr,
                 }),
@@ -107,7 +119,8 @@ impl Checked {
         }
     }
 
-    fn cancelled(&self) -> Error {
+    /// What is said of a call that is called off.
+    pub(super) fn cancelled(&self) -> Error {
         let path = self.path().display();
         Error::new(
             Code::Cancelled,

@@ -121,6 +121,10 @@ impl Executable {
             live: self.program.live && request.verb == Verb::Enroll,
         })?;
         let broken = |what: String| {
+            if finished.called_off {
+                // Nobody waits for it to be whole.
+                return checked.cancelled();
+            }
             let message = format!(
                 "{} broke the KDF protocol at {}: {what}",
                 checked.path().display(),

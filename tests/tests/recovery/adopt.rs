@@ -513,6 +513,12 @@ fn new_shares_take_the_place_of_old_ones_which_are_kept() {
     assert_eq!((&after["id"], &after["epoch"]), (&before["id"], &json!(2)));
     assert_eq!(after["public"]["cluster_id"], before["public"]["cluster_id"]);
 
+    // The old ones do not come back by a file that somebody kept, as long as the server cannot be asked.
+    let untouched = fs::read(site.keyring()).unwrap();
+    let refused = site.expect(&["adopt", "--replace", "--from", &file], 5);
+    assert_says(&refused, &["nothing was changed"]);
+    assert_eq!(fs::read(site.keyring()).unwrap(), untouched);
+
     // The kit has both.
     let kit_file = site.state().join("recovery-kit.age");
     let kit = || stays.opens(&fs::read(&kit_file).unwrap()).unwrap();
@@ -547,4 +553,51 @@ fn new_shares_take_the_place_of_old_ones_which_are_kept() {
         0,
     );
     assert_eq!(opened::keyring(&host).payload.retired.len(), 1);
+}
+
+/// A keyring that is away, as on a disk that is not mounted, is not made anew in its place: what it hangs on would be taken for
+/// nobody's then.
+#[test]
+fn a_keyring_that_is_only_away_is_not_made_anew() {
+    let (server, init) = by_hand();
+    let (_elsewhere, file) = Elsewhere::with("init.json", init.to_string().as_bytes());
+    let site = two_files(Site::new(&server.address()));
+    site.expect(&[ADOPT, &["--from", &file]].concat(), 0);
+    let keys = files(&site.keys());
+    let away = site.folder().join("away");
+    fs::rename(site.keyring(), &away).unwrap();
+
+    let empty = OpenBao::start(Storage::Inmem);
+    let new_server = [
+        "init",
+        "--if-needed",
+        "--non-interactive",
+        "--no-recovery",
+        "--address",
+    ];
+    for command in [
+        [ADOPT, &["--from", &file]].concat(),
+        [&new_server[..], &[&empty.address()]].concat(),
+        vec!["slot", "prune"],
+    ] {
+        let said = site.command(&command).output().unwrap();
+        assert!(
+            command[0] == "slot" || said.status.code() == Some(5),
+            "{command:?}: {said:?}"
+        );
+        assert_eq!(files(&site.keys()), keys, "{command:?}");
+    }
+    let refused = site.expect(&[ADOPT, &["--from", &file]].concat(), 5);
+    assert_says(
+        &refused,
+        &["there was one", "unsealer keyring restore", "unsealer destroy"],
+    );
+    assert!(!site.keyring().exists());
+    fs::rename(&away, site.keyring()).unwrap();
+    site.expect(&["slot", "test"], 0);
+
+    // One that is given up makes room for another.
+    fs::remove_file(site.keyring()).unwrap();
+    site.expect(&["destroy", "--confirm", "no-keyring"], 0);
+    site.expect(&[ADOPT, &["--from", &file]].concat(), 0);
 }

@@ -210,3 +210,33 @@ fn a_damaged_keyring_goes_as_it_is() {
     assert_says(&said, &["it is removed as it is", "file: destroyed key file"]);
     assert_eq!((keys(&site), state_files(&site)), (0, vec!["lock".to_owned()]));
 }
+
+/// What stands is said, and what finishes it; the slots that it had not come to go on.
+#[test]
+fn one_that_was_stopped_on_its_way_is_not_taken_for_a_change() {
+    let machine = Machine::new("any", &[&Person::new()], two_files);
+    let site = &machine.site;
+    kill_at(site, "before retire spare", &["destroy", "--confirm", &id(site)]);
+    assert_eq!(keys(site), 1);
+    let status = site.json(&["status"], 0);
+    assert_eq!(status["keyring"]["unfinished"]["op"], "destroy", "{status}");
+    assert_says(&site.expect(&["status"], 0), &["`unsealer destroy` finishes it"]);
+    let said = site.expect(&["slot", "prune"], 0);
+    assert_says(
+        &said,
+        &["a `destroy` was stopped", "`unsealer destroy` would finish it"],
+    );
+    machine.unseals(site);
+    site.expect(&["destroy", "--confirm", &id(site)], 0);
+    assert_eq!(keys(site), 0);
+
+    // The keyring is gone already, and something on a device is not.
+    let machine = Machine::new("any", &[&Person::new()], two_files);
+    let site = &machine.site;
+    kill_at(site, "before done", &["destroy", "--confirm", &id(site)]);
+    let refused = site.expect(&["adopt", "--no-recovery"], 5);
+    assert_says(
+        &refused,
+        &["an unfinished `destroy`", "finish it first: `unsealer destroy`"],
+    );
+}

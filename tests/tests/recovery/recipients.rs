@@ -31,7 +31,13 @@ fn a_recipient_that_was_taken_out_gets_nothing_more() {
     machine.site = site;
     let site = &machine.site;
     let kit = || fs::read(site.state().join("recovery-kit.age")).unwrap();
-    site.expect(&["keyring", "rekey"], 0);
+    let said = site.expect(&["keyring", "rekey"], 0);
+    let out = format!("{} is taken out of recovery", goes.recipient());
+    let after = format!(
+        "Out of recovery: {}. Copies of the keyring, and kits",
+        goes.recipient()
+    );
+    assert_says(&said, &[&out, &after]);
     let for_whom = || {
         let names = body(&site.keyring())["recovery"]["recipients"].clone();
         let opens = |person: &Person| person.opens(&stanza(&site.keyring())).is_some();

@@ -120,10 +120,17 @@ fn on_a_new_board(policy: &str, recover: impl FnOnce(&Site, &Person) -> Finished
         expected
     );
     assert!(!site.state().join("keyring.prev.json").exists());
-    assert_eq!(
-        site.json(&["slot", "prune", "--list"], 0)["orphans"],
-        serde_json::json!([])
-    );
+    // What is on the old board is not here, and nobody but a person knows that it is gone; a fingerprint keeps nothing anywhere.
+    let orphans = || site.json(&["slot", "prune", "--list"], 0)["orphans"].clone();
+    let of: BTreeSet<_> = orphans()
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|orphan| orphan["slot"].as_str().unwrap().to_owned())
+        .collect();
+    assert!(of.contains("chip") && !of.contains("fingerprint"), "{of:?}");
+    site.expect(&["slot", "prune", "--device-gone"], 0);
+    assert_eq!(orphans(), serde_json::json!([]));
     machine.unseals(&site);
 }
 
@@ -310,4 +317,36 @@ fn the_policy_afterwards_fits_what_is_left() {
     assert_eq!(after["policy"], "any");
     assert_eq!(after["slots"].as_array().unwrap().len(), 1);
     machine.unseals(&machine.site);
+}
+
+/// The policy is the keyring's own, and not one that the configuration was written with once.
+#[test]
+fn a_recovery_makes_no_policy_weaker() {
+    let person = Person::new();
+    let machine = Machine::new("any", &[&person], three);
+    let site = &machine.site;
+    site.expect(&["keyring", "policy", "2of3"], 0);
+    let recovered = |more: &[&str]| {
+        for key in fs::read_dir(site.keys()).unwrap() {
+            fs::remove_file(key.unwrap().path()).unwrap();
+        }
+        let file = person.file_name();
+        let recover = [&["recover", "--recovery-identity", &file], more].concat();
+        site.expect(&recover, 0);
+        body(&site.keyring())["policy"].clone()
+    };
+    assert_eq!(recovered(&[]), "2of3");
+    assert_eq!(recovered(&["--policy", "any"]), "any", "somebody says so");
+}
+
+/// Instead of its file: it is a secret, and what is wrong is said without it.
+#[test]
+fn an_identity_in_the_place_of_its_file_is_not_repeated() {
+    let person = Person::new();
+    let machine = Machine::new("any", &[&person], two_files);
+    let site = &machine.site;
+    let refused = site.expect(&["recover", "--recovery-identity", &person.identity()], 1);
+    assert_says(&refused, &["an age identity, which belongs in a file"]);
+    let said = refused.stdout_text() + &refused.stderr_text();
+    assert!(!said.contains(&person.identity()), "{said}");
 }

@@ -16,10 +16,10 @@ pub(crate) mod kit;
 mod plan;
 mod prove;
 mod prune;
+mod retire;
 mod settle;
 
 use kdf_api::{Advice, id};
-use uuid::Uuid;
 
 use crate::app::App;
 use crate::error::Error;
@@ -30,7 +30,7 @@ use crate::save::{self, Aside};
 use crate::slots::Slots;
 use crate::state::journal::{Journal, Operation, Step};
 use crate::state::proven::Proven;
-use crate::state::seen::Verdict;
+use crate::state::seen::{self, Verdict};
 use crate::state::{Exclusive, StateFolder, durable};
 use crate::told::Told;
 
@@ -38,6 +38,8 @@ pub use plan::{DataKeys, Plan, Planned, Wanted};
 pub(crate) use prove::{check_together, prove};
 pub(crate) use prune::DESTROY;
 pub use prune::Pruned;
+pub(crate) use retire::NOT_FOUND;
+pub use retire::Retired;
 pub(crate) use settle::ADOPT;
 
 /// What every change works with: the state folder, locked, and the programs.
@@ -59,12 +61,8 @@ pub struct Changer<'a> {
 pub struct Changed {
     /// The keyring as it is now.
     pub keyring: Keyring,
-    /// What was destroyed on devices: the slot, and what its program says.
-    pub destroyed: Vec<(String, String)>,
-    /// Slots whose programs found nothing to destroy: it was gone, or lies on what is not attached.
-    pub had_nothing: Vec<String>,
-    /// What could not be destroyed: the slot, and why.
-    pub left: Vec<(String, Error)>,
+    /// What became of what went.
+    pub retired: Retired,
 }
 
 impl<'a> Changer<'a> {
@@ -149,6 +147,17 @@ impl<'a> Changer<'a> {
             Some(operation) if operation.op() == "init" => Err(Error::Ambiguous {
                 what: "an unfinished `init` stands in the journal".to_owned(),
                 hint: "finish it first: `unsealer init --resume`".to_owned(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// A `destroy` that was stopped is finished before anything is made in the place of what it removes.
+    pub fn refuse_unfinished_destroy(&self) -> Result<(), Error> {
+        match self.journal.unfinished()? {
+            Some(operation) if operation.op() == DESTROY => Err(Error::Ambiguous {
+                what: "an unfinished `destroy` stands in the journal".to_owned(),
+                hint: "finish it first: `unsealer destroy`".to_owned(),
             }),
             _ => Ok(()),
         }
@@ -255,6 +264,13 @@ impl<'a> Changer<'a> {
             DataKeys::Same => keyring,
             DataKeys::Next => keyring.next_epoch(plan.policy)?,
         };
+        // No init is under way here: it came with a copy that was put back.
+        if keyring.payload.pending.take().is_some() {
+            self.app.progress.warn(
+                "a root token that an init had left is taken out of the keyring: if that init was not finished later, it is still \
+                 good, and has to be revoked by hand",
+            );
+        }
         let made: Vec<&Planned> = plan.seats.iter().filter(|seat| seat.is_made()).collect();
         let names: Vec<_> = made.iter().map(|seat| seat.name()).collect();
         let mut seats = keyring.seats(&names)?.into_iter();
@@ -337,38 +353,22 @@ impl<'a> Changer<'a> {
     fn clear_away(&self, mut operation: Operation, keyring: Keyring, plan: &Plan) -> Result<Changed, Error> {
         self.forget_what_went(&keyring);
         if plan.data_key == DataKeys::Next {
-            // Its slots still give the old data key.
-            durable::remove(&self.state.previous_keyring())?;
             self.refresh_kit(&keyring)?;
         }
-        let (mut destroyed, mut had_nothing, mut left) = (Vec::new(), Vec::new(), Vec::new());
+        let mut retired = Retired::default();
         for slot in plan.material_gone() {
-            let outcome = if plan.device_gone {
-                Ok(Vec::new())
+            if plan.device_gone {
+                operation.note_slot(Step::Retired, &slot.name, slot.enrolment_id)?;
             } else {
-                self.point(&format!("before retire {}", slot.name))?;
-                self.slots
-                    .retire(slot)
-                    .map_err(|error| slot_fault(&slot.name, error))
-            };
-            match outcome {
-                Ok(what) => {
-                    operation.note_slot(Step::Retired, &slot.name, slot.enrolment_id)?;
-                    if what.is_empty() && !plan.device_gone {
-                        had_nothing.push(slot.name.clone());
-                    }
-                    destroyed.extend(what.into_iter().map(|what| (slot.name.clone(), what)));
-                }
-                Err(error) => left.push((slot.name.clone(), error)),
+                self.retire(&mut operation, slot, &mut retired)?;
             }
         }
+        if plan.data_key == DataKeys::Next {
+            // Its slots still give the old data key. Until here it says what there is to retire.
+            durable::remove(&self.state.previous_keyring())?;
+        }
         operation.note(Step::Done)?;
-        Ok(Changed {
-            keyring,
-            destroyed,
-            had_nothing,
-            left,
-        })
+        Ok(Changed { keyring, retired })
     }
 
     /// Drops the notes of slots that are not in the keyring any more.
@@ -385,32 +385,13 @@ impl<'a> Changer<'a> {
         save::remove_stopped_writes(&self.state)?;
         let begun = operation.enrolments();
         let first_failure = self.retire_all(operation, &begun)?;
+        if operation.op() == ADOPT {
+            // There was no keyring before, and there is none now.
+            durable::remove(&self.state.file(seen::FILE))?;
+        }
         operation.note(Step::Abandoned)?;
         // `slot prune` still finds it.
         first_failure.map_or(Ok(()), Err)
-    }
-
-    /// Retires enrolments by their ids; one that fails does not keep the others from it.
-    fn retire_all(
-        &self,
-        operation: &mut Operation,
-        enrolments: &[(Uuid, String)],
-    ) -> Result<Option<Error>, Error> {
-        let (mut first_failure, mut not_noted) = (None, Ok(()));
-        for (id, slot) in enrolments {
-            match self.slots.retire_id(slot, *id) {
-                Ok(destroyed) => {
-                    for what in destroyed {
-                        self.app.progress.step(format!("slot {slot}: destroyed {what}"));
-                    }
-                    // On a full disk the others are taken back all the same; the next change retires this one again.
-                    let noted = operation.note_slot(Step::Retired, slot, *id);
-                    not_noted = not_noted.and(noted);
-                }
-                Err(error) => first_failure = first_failure.or_else(|| Some(slot_fault(slot, error))),
-            }
-        }
-        not_noted.map(|()| first_failure)
     }
 
     /// Makes the kit of the state folder anew, if there is one, for the recipients of the configuration: the key shares are

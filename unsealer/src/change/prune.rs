@@ -1,7 +1,9 @@
 //! Enrolments that were begun and that no slot owns: found in the journal, and retired.
 
+use kdf_api::Code;
 use uuid::Uuid;
 
+use super::retire::NOT_FOUND;
 use super::{Changer, slot_fault};
 use crate::error::Error;
 use crate::state::journal::Step;
@@ -30,30 +32,22 @@ impl Changer<'_> {
     /// id, only those.
     pub fn prune(&self, names: &[String], device_gone: bool) -> Result<Pruned, Error> {
         // Only what opens is believed. Where no keyring ever was, nothing owns anything.
-        let (owned, missing): (Vec<_>, _) = match self.open() {
+        let owned: Vec<_> = match self.open() {
             Ok(keyring) => {
                 let slots = keyring.body.slots.iter();
-                (slots.map(|slot| slot.enrolment_id).collect(), None)
+                slots.map(|slot| slot.enrolment_id).collect()
             }
-            Err(error @ Error::NoKeyring { .. }) => {
+            Err(Error::NoKeyring { .. }) => {
                 self.settle_without_keyring()?;
-                (Vec::new(), Some(error))
+                Vec::new()
             }
             Err(error) => return Err(error),
         };
         let mut pruned = Pruned::default();
         let mut orphans = self.journal.orphans(&owned)?;
-        if let Some(missing) = missing
-            && !orphans.is_empty()
-            && Seen::load(&self.state)?.is_some()
-        {
-            // One that was there and is not: a copy of it hangs on just these enrolments.
-            return Err(Error::Ambiguous {
-                what: format!("{missing}, and there was one: what it had on devices is not destroyed"),
-                hint:
-                    "put it back (`unsealer keyring restore`); `unsealer destroy` is for one that is given up"
-                        .to_owned(),
-            });
+        if !orphans.is_empty() {
+            // A copy of one that is missing hangs on just these enrolments.
+            Seen::refuse_missing(&self.state)?;
         }
         if orphans.is_empty() {
             self.end_a_destroy()?;
@@ -74,6 +68,7 @@ impl Changer<'_> {
             });
         }
         orphans.retain(|orphan| names.is_empty() || names.iter().any(|name| is_one(name, orphan)));
+        let was_owned = self.journal.named(Step::Retiring)?;
         let mut operation = self.journal.begin(OP)?;
         for (id, slot) in orphans {
             let outcome = if device_gone {
@@ -82,6 +77,11 @@ impl Changer<'_> {
                 self.slots.retire_id(&slot, id)
             };
             match outcome {
+                Ok(destroyed) if destroyed.is_empty() && !device_gone && was_owned.contains(&id) => {
+                    let nothing = kdf_api::Error::new(Code::NotEnrolled, NOT_FOUND);
+                    let error = slot_fault(&slot, nothing);
+                    pruned.left.push((id, slot, error));
+                }
                 Ok(destroyed) => {
                     operation.note_slot(Step::Retired, &slot, id)?;
                     if destroyed.is_empty() && !device_gone {

@@ -26,6 +26,7 @@ use crate::recovery::Identity;
 use crate::report::Report;
 use crate::save;
 use crate::state::journal::Step;
+use crate::state::seen::Seen;
 use crate::vault::{self, NodeState, SealStatus};
 
 /// The name of the operation in the journal.
@@ -58,6 +59,7 @@ pub fn run(app: &App, arguments: &Arguments) -> Result<Report, Error> {
     require_recovery(OP, &app.config, arguments.no_recovery)?;
     let changer = Changer::with(app, app.state_or_create()?)?;
     changer.refuse_unfinished_init()?;
+    changer.refuse_unfinished_destroy()?;
     if changer.state.keyring().exists() {
         return Err(Error::Ambiguous {
             what: format!(
@@ -79,6 +81,7 @@ pub fn run(app: &App, arguments: &Arguments) -> Result<Report, Error> {
         });
     }
     changer.settle_without_keyring()?;
+    Seen::refuse_missing(&changer.state)?;
     let names: Vec<_> = app.config.slot.keys().cloned().collect();
     let policy = app.config.policy.unwrap_or_default();
     if !policy.fits(names.len()) {
@@ -134,6 +137,16 @@ fn replace(app: &App, nodes: &[NodeClient], arguments: &Arguments) -> Result<Rep
         return Ok(Report::done(
             text,
             json!({"changed": false, "keyring": changed::state(&keyring.body), "proven": taken.proven}),
+        ));
+    }
+    let retired = &mut keyring.payload.retired;
+    let before = retired.len();
+    retired.retain(|old| !key_shares::same(&old.shares.shares, &taken.shares));
+    if retired.len() < before && !taken.proven {
+        return Err(unchanged(
+            "the keyring has these shares among those that were retired: they were the server's before others took their place. \
+             If they are its shares again, seal it, so that it can be asked"
+                .to_owned(),
         ));
     }
     taken.put_into(&mut keyring);

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde_json::{Value, json};
 
 use crate::app::App;
-use crate::change::{Changed, Changer, DataKeys, Plan, Planned, Wanted};
+use crate::change::{Changed, Changer, DataKeys, NOT_FOUND, Plan, Planned, Wanted};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::keyring::{Body, Keyring};
@@ -45,10 +45,22 @@ pub(crate) fn make(
     let app = changer.app;
     let plan = Plan::new(op, &keyring.body, wanted, &app.config)?;
     check_spare(op, &keyring.body, &plan, wanted.force)?;
-    changer.check(&plan)?;
     announce(app, &keyring.body, &plan);
+    changer.check(&plan)?;
+    let out_of_recovery = out_of_recovery(&keyring.body, &plan);
     let changed = changer.make(keyring, &plan)?;
-    Ok(told(&changed, &plan))
+    let mut report = told(&changed, &plan);
+    if !out_of_recovery.is_empty() {
+        let _ = write!(
+            report.text,
+            "\nOut of recovery: {}. Copies of the keyring, and kits, from before stay open to them.",
+            out_of_recovery.join(", ")
+        );
+    }
+    if let Some(json) = report.json.as_object_mut() {
+        json.insert("out_of_recovery".to_owned(), json!(out_of_recovery));
+    }
+    Ok(report)
 }
 
 /// Refuses what would leave no slot to spare where there was one, and no recovery.
@@ -81,6 +93,21 @@ fn announce(app: &App, body: &Body, plan: &Plan) {
             "the configuration names other recovery recipients than the keyring has: `unsealer keyring rekey` takes them over",
         );
     }
+    for name in out_of_recovery(body, plan) {
+        app.progress.warn(format!(
+            "{name} is taken out of recovery: the configuration does not name it"
+        ));
+    }
+    if !plan.has_recovery(body) && body.has_recovery() {
+        app.progress
+            .warn("there is no recovery any more: when the slots are dead, the key shares are lost, and the kit is removed");
+    }
+    if let Some(recipients) = &plan.recovery {
+        for name in recipients.names().iter().filter(|name| !names.contains(name)) {
+            app.progress
+                .step(format!("{name} can recover the keyring from now on"));
+        }
+    }
     if plan.data_key == DataKeys::Next {
         app.progress
             .step("a new data key is made: each slot's program is asked again");
@@ -96,6 +123,18 @@ fn announce(app: &App, body: &Body, plan: &Plan) {
                 .step(format!("slot {name}: needs its {credential} ({source})"));
         }
     }
+}
+
+/// The recovery recipients that the keyring has, and that the changed one has not.
+fn out_of_recovery(body: &Body, plan: &Plan) -> Vec<String> {
+    let (Some(stanza), Some(after)) = (&body.recovery, &plan.recovery) else {
+        return Vec::new();
+    };
+    let before = stanza.recipients().names().iter();
+    before
+        .filter(|name| !after.names().contains(name))
+        .cloned()
+        .collect()
 }
 
 fn unchanged(keyring: &Keyring) -> Report {
@@ -125,13 +164,16 @@ pub(crate) fn told(changed: &Changed, plan: &Plan) -> Report {
             slot.name, slot.enrolment_id
         );
     }
-    for (slot, what) in &changed.destroyed {
+    for (slot, what) in &changed.retired.destroyed {
         let _ = writeln!(text, "  {slot}: destroyed {what}");
     }
-    for slot in &changed.had_nothing {
+    for slot in &changed.retired.had_nothing {
         let _ = writeln!(text, "  {slot}: its program found nothing to destroy");
     }
-    for (slot, error) in &changed.left {
+    for slot in &changed.retired.not_found {
+        let _ = writeln!(text, "  {slot}: {NOT_FOUND}");
+    }
+    for (slot, error) in &changed.retired.left {
         let _ = writeln!(
             text,
             "  {slot}: its material is still there; `unsealer slot prune` tries again: {}",
@@ -175,11 +217,13 @@ pub(crate) fn told(changed: &Changed, plan: &Plan) -> Report {
         .map(|slot| json!({"name": slot.name, "enrolment_id": slot.enrolment_id}))
         .collect();
     let destroyed: Vec<_> = changed
+        .retired
         .destroyed
         .iter()
         .map(|(slot, what)| json!({"slot": slot, "what": what}))
         .collect();
     let left: Vec<_> = changed
+        .retired
         .left
         .iter()
         .map(|(slot, error)| json!({"slot": slot, "error": error.to_string()}))
@@ -187,11 +231,11 @@ pub(crate) fn told(changed: &Changed, plan: &Plan) -> Report {
     let mut report = Report::done(
         text,
         json!({
-            "changed": true, "keyring": state(body), "slots": seats, "gone": gone, "destroyed": destroyed, "left": left,
-            "strength": strength::of(body), "warning": strength::warning(body),
+            "changed": true, "keyring": state(body), "slots": seats, "gone": gone, "destroyed": destroyed,
+            "not_found": changed.retired.not_found, "left": left, "strength": strength::of(body), "warning": strength::warning(body),
         }),
     );
-    if !changed.left.is_empty() {
+    if !changed.retired.left.is_empty() {
         // The keyring is as it was to be; what lies on a device is not.
         report.exit = Exit::Error;
     }

@@ -25,7 +25,7 @@ pub struct Arguments {
     /// The recovery identity, a file as `age-keygen` writes it; without it, it is typed at the terminal.
     #[arg(long, value_name = "FILE", value_parser = Input::parser(), value_hint = ValueHint::FilePath)]
     pub recovery_identity: Option<Input>,
-    /// The policy afterwards; if left out, that of the configuration, else as many slots as before.
+    /// The policy afterwards; if left out, as many slots as before, or where there are fewer slots, that of the configuration.
     #[arg(long)]
     pub policy: Option<Policy>,
     /// The devices of dead slots are gone: destroy nothing on them.
@@ -132,7 +132,7 @@ fn not_dead(slot: &str, error: &kdf_api::Error) -> Error {
     slot_fault(slot, error.clone().hint(hint))
 }
 
-/// What is asked for, else what the configuration says where that fits, else as many slots as before.
+/// What is asked for, else as many slots as before, else what the configuration says where that fits: on a board with fewer slots.
 fn policy(
     body: &Body,
     configured: Option<Policy>,
@@ -142,9 +142,9 @@ fn policy(
     if let Some(policy) = asked {
         return Ok(policy);
     }
-    configured
-        .filter(|policy| policy.fits(slots))
-        .or_else(|| body.policy.over(slots))
+    body.policy
+        .over(slots)
+        .or_else(|| configured.filter(|policy| policy.fits(slots)))
         .ok_or_else(|| Error::Config {
             place: OP.to_owned(),
             what: format!(

@@ -138,9 +138,9 @@ fn heal(config: &Config, slot: &str, descriptions: &Descriptions) -> Result<Outc
     };
     let plan = Plan::new("heal", &keyring.body, &wanted, &app.config)?;
     changer.check(&plan)?;
-    let Changed { keyring, left, .. } = changer.make(keyring, &plan)?;
+    let Changed { keyring, retired } = changer.make(keyring, &plan)?;
     Ok(Outcome::Healed {
         generation: keyring.body.generation,
-        left,
+        left: retired.left,
     })
 }

@@ -56,6 +56,8 @@ enum Ask {
     Served,
     /// The shares opened a server: they are its own.
     Proved,
+    /// Programs refused what they were given: also those that were called off.
+    Refused(Vec<(String, kdf_api::Error)>),
     /// There is another configuration, and whether a person has asked for it to be read.
     Reconfigured(Arc<Config>, bool),
 }
@@ -75,6 +77,7 @@ impl Opener {
             state,
             board,
             asks: receiver,
+            ours: asks.downgrade(),
             barred: BTreeMap::new(),
             descriptions: Descriptions::default(),
             healer: Healer::default(),
@@ -132,6 +135,8 @@ struct Task {
     state: StateFolder,
     board: Arc<Board>,
     asks: mpsc::UnboundedReceiver<Ask>,
+    /// For what our own threads have to say.
+    ours: mpsc::WeakUnboundedSender<Ask>,
     barred: BTreeMap<String, Barred>,
     /// What the programs said of themselves, for as long as we run.
     descriptions: Descriptions,
@@ -173,6 +178,10 @@ impl Task {
                 Ask::Proved => {
                     self.healer.proved(&self.config, &self.board, &self.descriptions);
                     self.after_service(standing)
+                }
+                Ask::Refused(refused) => {
+                    self.note_failures(&refused);
+                    standing
                 }
                 Ask::Reconfigured(config, by_a_person) => self.reconfigured(&config, by_a_person, standing),
                 Ask::Soon if self.config.opens_ahead() => self.ensure_open(standing, None).await,
@@ -250,7 +259,7 @@ impl Task {
             .collect();
         let (sender, receiver) = oneshot::channel();
         let (config, state) = (Arc::clone(&self.config), self.state.clone());
-        let descriptions = self.descriptions.clone();
+        let (descriptions, ours) = (self.descriptions.clone(), self.ours.clone());
         tokio::task::spawn_blocking(move || {
             let slots = Slots::new(&config, Asking::Forbidden, false)
                 .sharing(&descriptions)
@@ -258,6 +267,10 @@ impl Task {
                 .barred(barred);
             // The answer goes before the slots that were called off have ended.
             let _ = sender.send(open_keyring(&config, &state, &slots));
+            let refused = slots.refusals();
+            if let (false, Some(ours)) = (refused.is_empty(), ours.upgrade()) {
+                let _ = ours.send(Ask::Refused(refused));
+            }
         });
         let outcome = receiver.await.unwrap_or_else(|_| {
             Err(Error::Kdf(kdf_api::Error::new(

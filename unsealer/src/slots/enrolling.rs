@@ -1,5 +1,7 @@
 //! Slots made: a new one, and an old one for a new epoch.
 
+use std::sync::Arc;
+
 use kdf_api::host::{Device, hook_key, prove_derive, prove_hook, prove_keep};
 use kdf_api::protocol::Verb;
 use kdf_api::secret::random_salt;
@@ -30,12 +32,14 @@ impl Slots<'_> {
         let context = &seat.context;
         // What it refused was for another enrolment.
         held(&self.refused).remove(&seat.name);
-        match self.backing(&seat.name, None)? {
+        match self.new_backing(&seat.name)? {
             Backing::Kdf {
                 mut device,
                 settings,
                 credentials,
             } => {
+                // From now on they are the slot's.
+                held(&self.credentials).insert(seat.name.clone(), Arc::clone(&credentials));
                 let place = Backing::place(&settings, &credentials);
                 let described = device.describe()?;
                 let enrolment = device.enroll(&EnrollRequest {

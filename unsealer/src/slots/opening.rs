@@ -5,6 +5,7 @@
 //! which somebody has to type something come last, one by one, and only if the others were not enough. Whoever is not needed
 //! any more is called off. Those that were busy are asked again alone, if the others were not enough.
 
+use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use std::time::Duration;
 use kdf_api::host::{Cancel, Device, hook_key};
 use kdf_api::{Advice, Advised, Code, Key, Use};
 
-use super::{Backing, Result, Slots, held, mismatch};
+use super::{Backing, Result, Slots, held, mismatch, note_refusal};
 use crate::keyring::{Body, Keyhole, Kind, Part, Slot};
 
 /// How long those that are begun first have the processors to themselves, for each of them, since programs are started one
@@ -201,8 +202,12 @@ impl Slots<'_> {
         hole: Keyhole,
         results: Sender<(String, Result<Advised<Part>>)>,
     ) -> Result<()> {
+        let refused = Arc::clone(&self.refused);
         let call = move || {
             let outcome = backing.open(&hole);
+            if let Err(error) = &outcome {
+                note_refusal(&refused, &hole.slot.name, error);
+            }
             // Nobody listens any more where enough others opened.
             let _ = results.send((hole.slot.name, outcome));
         };

@@ -1,7 +1,7 @@
 //! What a slot's program made, destroyed.
 
 use kdf_api::host::Device;
-use kdf_api::{Code, Retire};
+use kdf_api::{Code, Retire, State};
 use uuid::Uuid;
 
 use super::{Backing, Result, Slots};
@@ -11,6 +11,27 @@ impl Slots<'_> {
     /// Destroys what a slot's program made under an id whose enrolment is not in any keyring.
     pub fn retire_id(&self, name: &str, id: Uuid) -> Result<Vec<String>> {
         self.retire_what(name, None, Retire::Id(id))
+    }
+
+    /// Whether a slot's program finds what it made, or says that it keeps nothing anywhere. One that does not find it, and then
+    /// destroys nothing, may look in the wrong place: other settings, another device, a stick that is not plugged in.
+    pub fn finds(&self, slot: &Slot) -> bool {
+        let found = self.backing(&slot.name, None).and_then(|backing| match backing {
+            Backing::Kdf {
+                mut device,
+                settings,
+                credentials,
+            } => {
+                if device.describe()?.description.needs.keeps_nothing() {
+                    return Ok(true);
+                }
+                let place = Backing::place(&settings, &credentials);
+                let health = device.health(&slot.enrolment, &place)?;
+                Ok(health.state != State::Unavailable)
+            }
+            Backing::Hook(_) => Ok(false),
+        });
+        found.unwrap_or(false)
     }
 
     /// Destroys what a slot's program made for it. The keyring without it is durable and proven by then.

@@ -182,6 +182,13 @@ impl Journal {
         durable::replace(&self.path, lines.concat().as_bytes())
     }
 
+    /// The enrolments that a step was ever noted of, as far as the journal goes back.
+    pub fn named(&self, step: Step) -> Result<Vec<Uuid>, Error> {
+        let records = self.read()?;
+        let noted = records.iter().filter(|record| record.step == step);
+        Ok(noted.filter_map(|record| record.enrolment_id).collect())
+    }
+
     /// Every enrolment that was begun and neither retired nor, by `owned`, in a keyring: its id and slot.
     pub fn orphans(&self, owned: &[Uuid]) -> Result<Vec<(Uuid, String)>, Error> {
         let records = self.read()?;

@@ -82,6 +82,23 @@ impl Seen {
             .map_err(|what| Error::MalformedState { path, what })
     }
 
+    /// Refuses to go on as if there had never been a keyring where one is only missing: a disk that is not mounted. What it
+    /// hangs on would be taken for nobody's.
+    pub fn refuse_missing(state: &StateFolder) -> Result<(), Error> {
+        if state.keyring().exists() || Self::load(state)?.is_none() {
+            return Ok(());
+        }
+        Err(Error::Ambiguous {
+            what: format!(
+                "there is no keyring {}, and there was one: nothing is made in its place, and what it hangs on is not destroyed",
+                state.keyring().display()
+            ),
+            hint: "mount what it is on, or put a copy back (`unsealer keyring restore`); `unsealer destroy` is for one that is \
+                   given up"
+                .to_owned(),
+        })
+    }
+
     /// Reads its text; the error says what is wrong with it.
     pub(crate) fn parse(text: &[u8]) -> Result<Self, String> {
         let seen: Self = json::parse(text, LIMITS).map_err(|fault| fault.to_string())?;

@@ -23,7 +23,7 @@ use crate::report::Report;
 use crate::save;
 use crate::slots::Slots;
 use crate::state::journal::{Journal, Operation, Step};
-use crate::state::seen::Verdict;
+use crate::state::seen::{Seen, Verdict};
 use crate::state::{Exclusive, StateFolder};
 use crate::strength;
 use crate::vault::{Client, NodeState};
@@ -178,6 +178,7 @@ impl Init<'_> {
                 hint: "if the keyring was lost, that is the way back; if not, move it away".to_owned(),
             });
         }
+        Seen::refuse_missing(self.state)?;
         for (node, state) in &states {
             if !matches!(state, NodeState::NotInitialised(_)) {
                 return Err(Error::Ambiguous {

@@ -25,6 +25,13 @@ pub(super) fn backup(app: &App, file: &Output) -> Result<Report, Error> {
     let slots = app.slots(false);
     let opened = open::open(&state, &app.config, &slots, Lock::Shared(&shared))?;
     let bytes = durable::read(state.keyring(), MAX_FILE)?.unwrap_or_default();
+    if opened.keyring.payload.pending.is_some() {
+        return Err(Error::Ambiguous {
+            what: "the keyring has a root token until an init is finished, and a copy would have it for good"
+                .to_owned(),
+            hint: "finish it first: `unsealer init --resume`".to_owned(),
+        });
+    }
     let body = &opened.keyring.body;
     let is_it = Locked::parse(&bytes).is_ok_and(|locked| locked.identity() == *opened.keyring.identity());
     if !is_it {
@@ -67,13 +74,14 @@ pub(super) fn restore(app: &App, file: &Input, accepted: Accepted) -> Result<Rep
     let bytes = bytes.as_bytes();
     let file = file.path();
     let copy = parse(file, bytes)?;
+    open::refuse_another(&app.config, file, &copy)?;
     let changer = Changer::with(app, app.state_or_create()?)?;
     changer.refuse_unfinished_init()?;
     let present = match open::load(&changer.state, &app.config) {
         Ok(present) => Some(present),
         Err(Error::NoKeyring { .. }) => None,
-        // A damaged keyring is what one restores for.
-        Err(error @ Error::Keyring { .. }) => {
+        // A damaged keyring is what one restores for; or one that the configuration does not mean.
+        Err(error @ (Error::Keyring { .. } | Error::Config { .. })) => {
             app.progress
                 .warn(format!("the keyring that is to be replaced: {error}"));
             None
@@ -119,6 +127,14 @@ pub(super) fn restore(app: &App, file: &Input, accepted: Accepted) -> Result<Rep
             told,
             "slot {slot} would not open: {}",
             Told::from(error).text("  ")
+        );
+    }
+    if let Some(Keyring { payload, .. }) = &opened
+        && payload.pending.is_some()
+    {
+        told.push_str(
+            "it has a root token, of an init that was under way: if that was not finished later, revoke it by hand. The next \
+             change of the keyring takes it out (`unsealer keyring rekey`)\n",
         );
     }
     match &opened {

@@ -63,10 +63,10 @@ pub(super) fn known(app: &App) -> (String, Value) {
     let step = unfinished.as_ref().and_then(Operation::last).map(Step::name);
     let op = unfinished.as_ref().map(Operation::op);
     if let (Some(op), Some(step)) = (op, step) {
-        let then = if op == "init" {
-            "`unsealer init --resume`"
-        } else {
-            "the next change finishes it or takes it back; `unsealer slot prune` does only that"
+        let then = match op {
+            "init" => "`unsealer init --resume`",
+            "destroy" => "`unsealer destroy` finishes it",
+            _ => "the next change finishes it or takes it back; `unsealer slot prune` does only that",
         };
         let _ = writeln!(text, "  an unfinished {op} stands at the step `{step}`: {then}");
     }
