@@ -234,6 +234,30 @@ fn a_port_that_somebody_has_keeps_no_node_sealed() {
     );
 }
 
+/// Its mode is all that was wrong with it: its text and its times stay as they were refused.
+#[test]
+fn a_configuration_that_was_refused_for_its_mode_is_read_once_that_is_mended() {
+    let server = OpenBao::start(Storage::Inmem);
+    let mut site = Site::new(&server.address()).file_slot("file");
+    site.init();
+    let daemon = site.daemon();
+    daemon.wait_for("one", "unsealed-active");
+    let taken = "unsealer_config_last_reload_successful";
+    assert_eq!(daemon.metric(taken), 1);
+    fs::set_permissions(site.config_file(), Permissions::from_mode(0o666)).unwrap();
+    site.set_nodes([("one", server.address()), ("two", server.address())]);
+    wait::until_or(
+        "it is refused",
+        LIMIT,
+        || daemon.metric(taken) == 0,
+        || daemon.log(),
+    );
+    assert!(!daemon.log().contains("the configuration was read again"));
+    fs::set_permissions(site.config_file(), Permissions::from_mode(0o644)).unwrap();
+    wait::until_or("it is read", LIMIT, || daemon.metric(taken) == 1, || daemon.log());
+    daemon.wait_for("two", "unsealed-active");
+}
+
 /// A slot that takes a PIN, and whose program counts how often it was given one.
 fn with_a_pin(site: Site, broken: &str) -> (Site, PathBuf) {
     let folder = site.folder().to_owned();
