@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde_json::Value;
 use unsealer_tests::daemon::Daemon;
 use unsealer_tests::openbao::{OpenBao, Storage};
@@ -182,6 +183,39 @@ fn slot_is(daemon: &Daemon, slot: &str, state: &str) -> bool {
     daemon.metric(&format!(
         "unsealer_slot_state{{slot=\"{slot}\",state=\"{state}\"}}"
     )) == 1
+}
+
+/// A slot that failed and was removed, while the configuration still has it: nobody is told for ever that it fails.
+#[test]
+fn a_slot_that_is_removed_from_the_keyring_is_shown_no_more() {
+    let mut machine = Machine::new(&["vendor", "spare"], |site| site);
+    for slot in ["vendor", "spare"] {
+        machine.say(slot, "fail-derive", "internal");
+    }
+    machine.server.restart();
+    let mut daemon = machine.site.daemon();
+    wait::until_or(
+        "both fail",
+        LIMIT,
+        || {
+            let metrics = daemon.get("/metrics").1;
+            ["vendor", "spare"].iter().all(|slot| {
+                metrics.contains(&format!(
+                    "unsealer_slot_state{{slot=\"{slot}\",state=\"failed\"}} 1"
+                ))
+            })
+        },
+        || daemon.log(),
+    );
+    machine.forget("vendor", "fail-derive");
+    machine.site.expect(&["slot", "remove", "--force", "spare"], 0);
+    daemon.process().signal(Signal::HUP);
+    machine.unsealed(&daemon);
+    assert!(slot_is(&daemon, "vendor", "opens"));
+    let metrics = daemon.get("/metrics").1;
+    assert!(!metrics.contains("slot=\"spare\""), "{metrics}");
+    let status = machine.site.json(&["status"], 0);
+    assert_eq!(status["daemon"]["slots"].as_array().unwrap().len(), 1, "{status}");
 }
 
 #[test]

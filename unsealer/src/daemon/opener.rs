@@ -279,9 +279,13 @@ impl Task {
                 by,
                 advice,
                 failed,
+                enrolled,
                 generation,
             }) => {
                 self.failures = 0;
+                // One that was removed from the keyring may still be in the configuration: it fails no more.
+                self.board
+                    .slots_are(|slot| enrolled.iter().any(|other| other == slot));
                 for slot in &by {
                     let advice = advice.get(slot);
                     self.board.slot(slot, SlotState::Opens, advice);
@@ -354,6 +358,8 @@ struct Ready {
     by: Vec<String>,
     advice: BTreeMap<String, Advice>,
     failed: Vec<(String, kdf_api::Error)>,
+    /// The slots that are in the keyring.
+    enrolled: Vec<String>,
     generation: u64,
 }
 
@@ -367,11 +373,13 @@ fn open_keyring(config: &Config, state: &StateFolder, slots: &Slots<'_>) -> Resu
         ..
     } = open::open(state, config, slots, Lock::Shared(&shared))?;
     let generation = keyring.body.generation;
+    let enrolled = keyring.body.slots.iter().map(|slot| slot.name.clone()).collect();
     Ok(Ready {
         quorum: quorum(keyring)?,
         by,
         advice: advice.into_iter().collect(),
         failed,
+        enrolled,
         generation,
     })
 }
