@@ -8,14 +8,17 @@
     reason = "a test fails by panicking"
 )]
 
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use kdf_api::Secret;
+use rustix::fs::{FlockOperation, flock};
 use rustix::process::Signal;
 use unsealer_tests::daemon::Daemon;
 use unsealer_tests::openbao::{OpenBao, Storage};
@@ -119,6 +122,38 @@ fn unseal_passes_by_what_is_held() {
     assert!(server.is_sealed());
     site.expect(&["release", "one"], 0);
     site.expect(&["unseal"], 0);
+    assert!(!server.is_sealed());
+}
+
+/// A server that takes its time is no reason for anybody else to wait for the keyring.
+#[test]
+fn unseal_has_no_lock_while_it_waits_for_a_server() {
+    let server = OpenBao::start(Storage::Inmem);
+    let mut site = Site::new(&server.address()).file_slot("file");
+    site.init();
+    drop(server);
+    let server = open(&mut site);
+    let locked = || {
+        let lock = File::open(site.state().join("lock")).unwrap();
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err()
+    };
+    let (came, answers) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let (comes, go_on) = (Arc::clone(&came), Arc::clone(&answers));
+    server.fault(move |asked| {
+        while asked.what == "POST /v1/sys/unseal" && !go_on.load(Ordering::SeqCst) {
+            comes.store(true, Ordering::SeqCst);
+            thread::sleep(Duration::from_millis(5));
+        }
+        None
+    });
+    thread::scope(|scope| {
+        let unseal = scope.spawn(|| site.run(&["unseal"]));
+        wait::until("a share is given", LIMIT, || came.load(Ordering::SeqCst));
+        let locked = locked();
+        answers.store(true, Ordering::SeqCst);
+        assert_eq!(unseal.join().unwrap().code(), 0);
+        assert!(!locked);
+    });
     assert!(!server.is_sealed());
 }
 
