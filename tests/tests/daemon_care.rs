@@ -11,6 +11,7 @@
 use std::fs::{self, File, Permissions};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -245,13 +246,13 @@ fn a_port_that_somebody_has_keeps_no_node_sealed() {
 
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
-    let before = daemon.metrics();
+    let (before, stays) = (daemon.metrics(), "metrics and health checks stay where they were");
     site.rewrite_config(|config| config.replace(&before, &address.to_string()));
     daemon.process().signal(Signal::HUP);
     wait::until_or(
         "that is told",
         LIMIT,
-        || daemon.log().contains("metrics and health checks are not served"),
+        || daemon.log().contains(stays),
         || daemon.log(),
     );
     assert_eq!(daemon.get("/livez").0, 200, "where they were they still are");
@@ -261,12 +262,32 @@ fn a_port_that_somebody_has_keeps_no_node_sealed() {
     wait::until("they are served there", LIMIT, || {
         TcpStream::connect(address).is_ok()
     });
-    assert_eq!(
-        daemon.log().matches("are not served").count(),
-        1,
-        "{}",
-        daemon.log()
-    );
+    let log = daemon.log();
+    assert_eq!(log.matches(stays).count(), 1, "{log}");
+    assert!(log.contains(&format!("still_at={before}")), "{log}");
+    assert!(!log.contains("are not served"), "{log}");
+}
+
+#[test]
+fn a_socket_for_metrics_is_gone_when_nobody_listens_there() {
+    let server = OpenBao::start(Storage::Inmem);
+    let mut site = Site::new(&server.address()).file_slot("file");
+    site.init();
+    let mut daemon = site.daemon();
+    let socket = site.runtime().join("metrics.sock");
+    let (by_port, by_socket) = (daemon.metrics(), format!("unix:{}", socket.display()));
+    site.rewrite_config(|config| config.replace(&by_port, &by_socket));
+    daemon.process().signal(Signal::HUP);
+    wait::until("it listens there", LIMIT, || UnixStream::connect(&socket).is_ok());
+    site.rewrite_config(|config| config.replace(&by_socket, &by_port));
+    daemon.process().signal(Signal::HUP);
+    wait::until("the socket is gone", LIMIT, || !socket.exists());
+    assert_eq!(daemon.get("/livez").0, 200);
+    site.rewrite_config(|config| config.replace(&by_port, &by_socket));
+    daemon.process().signal(Signal::HUP);
+    wait::until("it listens there", LIMIT, || UnixStream::connect(&socket).is_ok());
+    daemon.stop();
+    assert!(!socket.exists());
 }
 
 /// Its mode is all that was wrong with it: its text and its times stay as they were refused.
