@@ -311,8 +311,7 @@ impl Service {
         let mut changed = match question.verb.as_str() {
             "hold" => {
                 let how_long = question.for_s.map(Duration::from_secs);
-                holds.hold(node, Why::Operator, how_long);
-                true
+                holds.hold(node, Why::Operator, how_long)
             }
             "release" => holds.release(node).map_err(|error| in_full(&error))?,
             other => return Err(format!("there is no verb {other}")),
