@@ -8,14 +8,18 @@
     reason = "a test fails by panicking"
 )]
 
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use kdf_api::Secret;
+use rustix::fs::{FlockOperation, flock};
 use rustix::process::Signal;
 use unsealer_tests::daemon::Daemon;
 use unsealer_tests::openbao::{OpenBao, Storage};
@@ -122,6 +126,38 @@ fn unseal_passes_by_what_is_held() {
     assert!(!server.is_sealed());
 }
 
+/// A server that takes its time is no reason for anybody else to wait for the keyring.
+#[test]
+fn unseal_has_no_lock_while_it_waits_for_a_server() {
+    let server = OpenBao::start(Storage::Inmem);
+    let mut site = Site::new(&server.address()).file_slot("file");
+    site.init();
+    drop(server);
+    let server = open(&mut site);
+    let locked = || {
+        let lock = File::open(site.state().join("lock")).unwrap();
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err()
+    };
+    let (came, answers) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let (comes, go_on) = (Arc::clone(&came), Arc::clone(&answers));
+    server.fault(move |asked| {
+        while asked.what == "POST /v1/sys/unseal" && !go_on.load(Ordering::SeqCst) {
+            comes.store(true, Ordering::SeqCst);
+            thread::sleep(Duration::from_millis(5));
+        }
+        None
+    });
+    thread::scope(|scope| {
+        let unseal = scope.spawn(|| site.run(&["unseal"]));
+        wait::until("a share is given", LIMIT, || came.load(Ordering::SeqCst));
+        let locked = locked();
+        answers.store(true, Ordering::SeqCst);
+        assert_eq!(unseal.join().unwrap().code(), 0);
+        assert!(!locked);
+    });
+    assert!(!server.is_sealed());
+}
+
 #[test]
 fn a_node_that_is_held_with_all_the_others_is_not_released_alone() {
     let server = OpenBao::start(Storage::Inmem);
@@ -210,13 +246,13 @@ fn a_port_that_somebody_has_keeps_no_node_sealed() {
 
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
-    let before = daemon.metrics();
+    let (before, stays) = (daemon.metrics(), "metrics and health checks stay where they were");
     site.rewrite_config(|config| config.replace(&before, &address.to_string()));
     daemon.process().signal(Signal::HUP);
     wait::until_or(
         "that is told",
         LIMIT,
-        || daemon.log().contains("metrics and health checks are not served"),
+        || daemon.log().contains(stays),
         || daemon.log(),
     );
     assert_eq!(daemon.get("/livez").0, 200, "where they were they still are");
@@ -226,12 +262,56 @@ fn a_port_that_somebody_has_keeps_no_node_sealed() {
     wait::until("they are served there", LIMIT, || {
         TcpStream::connect(address).is_ok()
     });
-    assert_eq!(
-        daemon.log().matches("are not served").count(),
-        1,
-        "{}",
-        daemon.log()
+    let log = daemon.log();
+    assert_eq!(log.matches(stays).count(), 1, "{log}");
+    assert!(log.contains(&format!("still_at={before}")), "{log}");
+    assert!(!log.contains("are not served"), "{log}");
+}
+
+#[test]
+fn a_socket_for_metrics_is_gone_when_nobody_listens_there() {
+    let server = OpenBao::start(Storage::Inmem);
+    let mut site = Site::new(&server.address()).file_slot("file");
+    site.init();
+    let mut daemon = site.daemon();
+    let socket = site.runtime().join("metrics.sock");
+    let (by_port, by_socket) = (daemon.metrics(), format!("unix:{}", socket.display()));
+    site.rewrite_config(|config| config.replace(&by_port, &by_socket));
+    daemon.process().signal(Signal::HUP);
+    wait::until("it listens there", LIMIT, || UnixStream::connect(&socket).is_ok());
+    site.rewrite_config(|config| config.replace(&by_socket, &by_port));
+    daemon.process().signal(Signal::HUP);
+    wait::until("the socket is gone", LIMIT, || !socket.exists());
+    assert_eq!(daemon.get("/livez").0, 200);
+    site.rewrite_config(|config| config.replace(&by_port, &by_socket));
+    daemon.process().signal(Signal::HUP);
+    wait::until("it listens there", LIMIT, || UnixStream::connect(&socket).is_ok());
+    daemon.stop();
+    assert!(!socket.exists());
+}
+
+/// Its mode is all that was wrong with it: its text and its times stay as they were refused.
+#[test]
+fn a_configuration_that_was_refused_for_its_mode_is_read_once_that_is_mended() {
+    let server = OpenBao::start(Storage::Inmem);
+    let mut site = Site::new(&server.address()).file_slot("file");
+    site.init();
+    let daemon = site.daemon();
+    daemon.wait_for("one", "unsealed-active");
+    let taken = "unsealer_config_last_reload_successful";
+    assert_eq!(daemon.metric(taken), 1);
+    fs::set_permissions(site.config_file(), Permissions::from_mode(0o666)).unwrap();
+    site.set_nodes([("one", server.address()), ("two", server.address())]);
+    wait::until_or(
+        "it is refused",
+        LIMIT,
+        || daemon.metric(taken) == 0,
+        || daemon.log(),
     );
+    assert!(!daemon.log().contains("the configuration was read again"));
+    fs::set_permissions(site.config_file(), Permissions::from_mode(0o644)).unwrap();
+    wait::until_or("it is read", LIMIT, || daemon.metric(taken) == 1, || daemon.log());
+    daemon.wait_for("two", "unsealed-active");
 }
 
 /// A slot that takes a PIN, and whose program counts how often it was given one.

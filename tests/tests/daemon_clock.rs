@@ -59,8 +59,9 @@ fn servers_are_unsealed_and_looked_at_whatever_the_clock_says() {
         thread::sleep(Duration::from_millis(3200).saturating_sub(begun.elapsed()));
         let looks = other.fake().requests() - requests;
         let seconds = usize::try_from(begun.elapsed().as_secs()).unwrap();
+        // A machine that is busy with something else is late with some; a clock that counts makes none, or hundreds.
         assert!(
-            (seconds - 1..=seconds + 2).contains(&looks),
+            (seconds / 2..=2 * seconds).contains(&looks),
             "{looks} in {seconds} s"
         );
     }
@@ -79,10 +80,12 @@ fn a_hold_lasts_as_long_as_it_was_said_to() {
     daemon.wait_for("one", "unsealed-active");
     for years in [[1970, 2060], [2060, 1970]] {
         clock.set_right();
-        let asked = Instant::now();
-        site.expect(&["hold", "one", "--for", "5s"], 0);
+        site.expect(&["hold", "one"], 0);
         server.restart();
         daemon.wait_for("one", "held");
+        // Only now: a restart may take longer than that.
+        let asked = Instant::now();
+        site.expect(&["hold", "one", "--for", "6s"], 0);
         for year in years {
             clock.set_year(year);
             thread::sleep(Duration::from_millis(1200));
@@ -90,11 +93,11 @@ fn a_hold_lasts_as_long_as_it_was_said_to() {
         }
         wait::until_or(
             "the hold is over",
-            Duration::from_secs(7).saturating_sub(asked.elapsed()),
+            Duration::from_secs(20),
             || !server.is_sealed(),
             || daemon.log(),
         );
-        assert!(asked.elapsed() > Duration::from_secs(4), "{:?}", asked.elapsed());
+        assert!(asked.elapsed() > Duration::from_secs(5), "{:?}", asked.elapsed());
         daemon.wait_for("one", "unsealed-active");
         assert_it_is(&years[1].to_string(), &daemon);
     }

@@ -8,11 +8,13 @@
     reason = "a test fails by panicking"
 )]
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::fs::{FlockOperation, flock};
+use rustix::process::Signal;
 use serde_json::Value;
 use unsealer_tests::daemon::Daemon;
 use unsealer_tests::openbao::{OpenBao, Storage};
@@ -184,6 +186,61 @@ fn slot_is(daemon: &Daemon, slot: &str, state: &str) -> bool {
     daemon.metric(&format!(
         "unsealer_slot_state{{slot=\"{slot}\",state=\"{state}\"}}"
     )) == 1
+}
+
+/// Who reads the keyring just then, or changes it, puts that off until the next opening, and not for an hour.
+#[test]
+fn a_slot_is_enrolled_anew_at_the_next_opening_if_the_keyring_was_locked() {
+    let mut machine = Machine::new(&["vendor"], |site| site);
+    machine.say("vendor", "advise", &machine.enrolment("vendor"));
+    let generation = machine.generation();
+    let lock = File::open(machine.site.state().join("lock")).unwrap();
+    flock(&lock, FlockOperation::LockShared).unwrap();
+    machine.server.restart();
+    let daemon = machine.site.daemon();
+    machine.unsealed(&daemon);
+    logged(&daemon, "somebody changes the keyring", 1);
+    assert_eq!(
+        (machine.generation(), machine.calls("vendor", "enroll")),
+        (generation, 1)
+    );
+    drop(lock);
+    machine.restart(&daemon);
+    logged(&daemon, HEALED, 1);
+    assert_eq!(machine.generation(), generation + 1);
+}
+
+/// A slot that failed and was removed, while the configuration still has it: nobody is told for ever that it fails.
+#[test]
+fn a_slot_that_is_removed_from_the_keyring_is_shown_no_more() {
+    let mut machine = Machine::new(&["vendor", "spare"], |site| site);
+    for slot in ["vendor", "spare"] {
+        machine.say(slot, "fail-derive", "internal");
+    }
+    machine.server.restart();
+    let mut daemon = machine.site.daemon();
+    wait::until_or(
+        "both fail",
+        LIMIT,
+        || {
+            let metrics = daemon.get("/metrics").1;
+            ["vendor", "spare"].iter().all(|slot| {
+                metrics.contains(&format!(
+                    "unsealer_slot_state{{slot=\"{slot}\",state=\"failed\"}} 1"
+                ))
+            })
+        },
+        || daemon.log(),
+    );
+    machine.forget("vendor", "fail-derive");
+    machine.site.expect(&["slot", "remove", "--force", "spare"], 0);
+    daemon.process().signal(Signal::HUP);
+    machine.unsealed(&daemon);
+    assert!(slot_is(&daemon, "vendor", "opens"));
+    let metrics = daemon.get("/metrics").1;
+    assert!(!metrics.contains("slot=\"spare\""), "{metrics}");
+    let status = machine.site.json(&["status"], 0);
+    assert_eq!(status["daemon"]["slots"].as_array().unwrap().len(), 1, "{status}");
 }
 
 #[test]

@@ -11,6 +11,8 @@
 use std::fs;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -165,16 +167,20 @@ fn what_the_daemon_holds_while_it_submits_is_found() {
     site.init();
     let needles = known::secrets(&site);
     let hangs = Scripted::sealed(&scripted::shares(&site));
-    hangs.fault(|asked| {
-        if asked.what == "POST /v1/sys/unseal" {
-            thread::sleep(Duration::from_secs(5));
+    let (came, over) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let (comes, ends) = (Arc::clone(&came), Arc::clone(&over));
+    hangs.fault(move |asked| {
+        while asked.what == "POST /v1/sys/unseal" && !ends.load(Ordering::SeqCst) {
+            comes.store(true, Ordering::SeqCst);
+            thread::sleep(Duration::from_millis(5));
         }
         None
     });
     site.set_nodes([("hangs", hangs.address())]);
     let traced = frozen_after(&site, || {
-        thread::sleep(Duration::from_secs(2));
+        wait::until("a share is given", LIMIT, || came.load(Ordering::SeqCst));
     });
+    over.store(true, Ordering::SeqCst);
     let found = found(&traced, &needles);
     let has = |what: &str| found.iter().any(|found| found.hit.what == what);
     for share in 1..=5 {

@@ -8,15 +8,17 @@
 )]
 
 use std::fs::{self, Permissions};
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Command;
-use std::time::Duration;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use unsealer_tests::frozen::files;
 use unsealer_tests::openbao::{OpenBao, Storage};
-use unsealer_tests::process::{Finished, bin, run};
+use unsealer_tests::process::{Finished, Guard, bin, run};
 use unsealer_tests::site::Site;
 use unsealer_tests::wait;
 
@@ -191,13 +193,8 @@ fn we_are_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// Runs `status` as somebody to whom the state folder does not belong: as root, as another user; as anybody else, with a
-/// state folder that is root's.
-fn as_somebody(site: &Site, arguments: &[&str]) -> Finished {
-    let mut plain = site.command(arguments);
-    if !we_are_root() {
-        return run(plain.env("STATE_DIRECTORY", "/"), b"", LIMIT);
-    }
+/// The same command as another user, which root alone can do.
+fn as_another(plain: &Command) -> Command {
     let mut command = Command::new("/usr/bin/setpriv");
     command
         .arg(format!("--reuid={SOMEBODY}"))
@@ -207,7 +204,17 @@ fn as_somebody(site: &Site, arguments: &[&str]) -> Finished {
         .args(plain.get_args())
         .env_clear()
         .envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    run(&mut command, b"", LIMIT)
+    command
+}
+
+/// Runs `status` as somebody to whom the state folder does not belong: as root, as another user; as anybody else, with a
+/// state folder that is root's.
+fn as_somebody(site: &Site, arguments: &[&str]) -> Finished {
+    let mut plain = site.command(arguments);
+    if !we_are_root() {
+        return run(plain.env("STATE_DIRECTORY", "/"), b"", LIMIT);
+    }
+    run(&mut as_another(&plain), b"", LIMIT)
 }
 
 /// A program where every user can run it.
@@ -268,4 +275,65 @@ fn another_user_gets_the_nodes_and_is_told_who_gets_more() {
         assert_eq!(refused.code(), 1, "{refused:?}");
         assert!(refused.stderr_text().contains("sudo -u root env "), "{refused:?}");
     }
+}
+
+/// Takes every place that there is at a socket, and says nothing; takes it again when it is closed, until stdin ends.
+const IDLERS: &str = r#"
+import select, socket, sys
+def idler():
+    idler = socket.socket(socket.AF_UNIX)
+    idler.connect(sys.argv[1])
+    return idler
+idlers = [idler() for _ in range(40)]
+print("there", flush=True)
+closed = 0
+while True:
+    ready, _, _ = select.select([sys.stdin, *idlers], [], [])
+    if sys.stdin in ready:
+        break
+    for one in ready:
+        one.close()
+        idlers[idlers.index(one)] = idler()
+        closed += 1
+    select.select([sys.stdin], [], [], 0.05)
+print(closed, flush=True)
+"#;
+
+#[test]
+fn whoever_takes_every_place_keeps_only_others_out() {
+    // Another user is needed for it.
+    if !we_are_root() {
+        return;
+    }
+    let server = OpenBao::start(Storage::Inmem);
+    let (mut site, _) = machine(&server);
+    fs::set_permissions(site.folder(), Permissions::from_mode(0o755)).unwrap();
+    let _daemon = site.daemon();
+    until(&site, "unsealed-active");
+    let mut python = Command::new("/usr/bin/python3");
+    python
+        .args(["-c", IDLERS])
+        .arg(site.runtime().join("control.sock"));
+    let mut command = as_another(&python);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut idlers = Guard::spawn(command);
+    let mut said = BufReader::new(idlers.child().stdout.take().unwrap());
+    let mut line = String::new();
+    said.read_line(&mut line).unwrap();
+    assert_eq!(line, "there\n");
+
+    for arguments in [["status"].as_slice(), &["hold", "one"], &["release", "one"]] {
+        let asked = Instant::now();
+        let told = site.json(arguments, 0);
+        assert!(asked.elapsed() < Duration::from_secs(4), "{arguments:?}: {told}");
+        if arguments == ["status"] {
+            assert_eq!(told["daemon"]["runs"], true, "{told}");
+        }
+    }
+    // And none of them stays for long.
+    thread::sleep(Duration::from_secs(2));
+    drop(idlers.child().stdin.take());
+    line.clear();
+    said.read_line(&mut line).unwrap();
+    assert!(line.trim().parse::<u32>().unwrap() >= 40, "{line}");
 }

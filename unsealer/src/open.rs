@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use kdf_api::Advice;
+use kdf_api::{Advice, Secret};
 use tracing::{error, info, warn};
 
 use crate::config::Config;
@@ -28,6 +28,33 @@ pub struct Opened {
     pub not_needed: Vec<String>,
     /// Whether this was the first time that we saw it.
     pub first_use: bool,
+}
+
+/// The shares of one submission: as many as open a server, and no more.
+#[derive(Debug)]
+pub struct Quorum {
+    /// The shares, raw.
+    pub shares: Vec<Secret>,
+    /// How many of them open a server.
+    pub threshold: u8,
+}
+
+impl Quorum {
+    /// Those of a keyring, the rest of which is wiped here: the other shares, and the credential that may rotate them.
+    pub fn of(keyring: Keyring) -> Result<Self, Error> {
+        let Some(active) = keyring.payload.active else {
+            return Err(Error::Ambiguous {
+                what: "the keyring has no shares: an init was stopped before the server gave any".to_owned(),
+                hint: "run `unsealer init --resume`".to_owned(),
+            });
+        };
+        let mut shares = active.shares;
+        shares.truncate(usize::from(active.threshold));
+        Ok(Self {
+            shares,
+            threshold: active.threshold,
+        })
+    }
 }
 
 /// Which lock the caller holds.

@@ -28,17 +28,22 @@ pub fn hold(app: &App, arguments: &Arguments) -> Result<Report, Error> {
         for_s: arguments.how_long.map(|time| time.as_secs()),
     };
     let node = checked(app, "hold", arguments.node.as_deref())?;
-    if control::ask(&question)?.is_none() {
+    let changed = if let Some(answer) = control::ask(&question)? {
+        answer.get("changed") == Some(&json!(true))
+    } else {
         without_daemon(app, |holds| {
-            holds.hold(node, Why::Operator, arguments.how_long);
-            Ok(())
-        })?;
-    }
-    let text = match node {
-        ALL => "every node is held: what is sealed stays sealed until `unsealer release`".to_owned(),
-        node => format!("node {node} is held: if it is sealed it stays so until `unsealer release {node}`"),
+            Ok(holds.hold(node, Why::Operator, arguments.how_long))
+        })?
     };
-    Ok(Report::done(text, json!({"held": node})))
+    // What was there already has no end, whatever `--for` says.
+    let already = if changed { "" } else { " already" };
+    let text = match node {
+        ALL => format!("every node is held{already}: what is sealed stays sealed until `unsealer release`"),
+        node => format!(
+            "node {node} is held{already}: if it is sealed it stays so until `unsealer release {node}`"
+        ),
+    };
+    Ok(Report::done(text, json!({"held": node, "changed": changed})))
 }
 
 /// Releases a node, or all.

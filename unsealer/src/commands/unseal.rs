@@ -9,7 +9,7 @@ use super::status::{hint, holds, is_open};
 use crate::app::{App, NodeClient};
 use crate::error::Error;
 use crate::exit::Exit;
-use crate::open::{self, Lock};
+use crate::open::{self, Lock, Quorum};
 use crate::report::Report;
 use crate::told::{self, Told};
 use crate::vault::{self, NodeState};
@@ -99,16 +99,13 @@ fn open_sealed(app: &App, waiting: &mut [&mut (&NodeClient, NodeState)]) -> Resu
     for (slot, advice) in &opened.advice {
         app.progress.warn(format!("slot {slot}: {}", advice.reason));
     }
-    let Some(active) = &opened.keyring.payload.active else {
-        return Err(Error::Ambiguous {
-            what: "the keyring has no shares: an init was stopped before the server gave any".to_owned(),
-            hint: "run `unsealer init --resume`".to_owned(),
-        });
-    };
+    // Nodes may take their time: neither who changes the keyring nor more of it than they are given waits for them.
+    let quorum = Quorum::of(opened.keyring)?;
+    drop(shared);
     for (node, state) in waiting.iter_mut().map(|waiting| &mut **waiting) {
         let client = node.client()?;
         let outcome = node.talk(async {
-            Ok(vault::unseal_beside_others(client, &active.shares, active.threshold, vault::SETTLE).await)
+            Ok(vault::unseal_beside_others(client, &quorum.shares, quorum.threshold, vault::SETTLE).await)
         })?;
         *state = match outcome {
             Ok(status) => {

@@ -26,10 +26,14 @@ const LIMITS: Limits = Limits {
     bytes: 64 * 1024,
     depth: 4,
 };
-/// Connections at once. Anybody may make them, and none of them may take a descriptor that a node or a program needs.
+/// Connections at once of those who may hold and release. None may take a descriptor that a node or a program needs.
 const CONNECTIONS: usize = 32;
-/// The time for one exchange.
+/// The time for one exchange of theirs.
 const DEADLINE: Duration = Duration::from_secs(5);
+/// Connections at once of all others, who may keep nobody else out: one more is closed at once.
+const CONNECTIONS_OF_OTHERS: usize = 8;
+/// The time for one exchange of theirs.
+const DEADLINE_OF_OTHERS: Duration = Duration::from_secs(1);
 
 /// The socket of the daemon: in `$RUNTIME_DIRECTORY`, or in `/run/unsealer`.
 pub fn socket() -> PathBuf {
@@ -128,22 +132,29 @@ impl Drop for Server {
 pub fn start(path: &Path, board: Arc<Board>, orders: mpsc::UnboundedSender<Order>) -> io::Result<Server> {
     // Whoever may ask, the kernel says who it is.
     let listener = bind_unix(path, 0o666)?;
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let ours = Arc::new(Semaphore::new(CONNECTIONS));
+    let of_others = Arc::new(Semaphore::new(CONNECTIONS_OF_OTHERS));
     let task = tokio::spawn(async move {
         loop {
-            let Ok(place) = Arc::clone(&places).acquire_owned().await else {
-                return;
+            let Ok((stream, _)) = listener.accept().await else {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
             };
-            match listener.accept().await {
-                Ok((stream, _)) => {
-                    let (board, orders) = (Arc::clone(&board), orders.clone());
-                    tokio::spawn(async move {
-                        let _ = tokio::time::timeout(DEADLINE, answer(stream, &board, &orders)).await;
-                        drop(place);
-                    });
-                }
-                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
-            }
+            // Only who it is decides who waits for a place, and for whose.
+            let (place, deadline) = if may_order(&stream) {
+                (Arc::clone(&ours).acquire_owned().await.ok(), DEADLINE)
+            } else {
+                (
+                    Arc::clone(&of_others).try_acquire_owned().ok(),
+                    DEADLINE_OF_OTHERS,
+                )
+            };
+            let Some(place) = place else { continue };
+            let (board, orders) = (Arc::clone(&board), orders.clone());
+            tokio::spawn(async move {
+                let _ = tokio::time::timeout(deadline, answer(stream, &board, &orders)).await;
+                drop(place);
+            });
         }
     });
     Ok(Server {

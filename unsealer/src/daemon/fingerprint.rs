@@ -4,7 +4,8 @@ use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// Of some files. A link that leads elsewhere shows, too; so does a file that comes or goes.
+/// Of some files. A link that leads elsewhere shows, too; so does a file that comes or goes, and one that was refused for its
+/// mode or owner and got another one: that changes its ctime alone (inode(7)).
 #[derive(Debug, PartialEq, Eq)]
 pub struct Fingerprint(Vec<Option<Found>>);
 
@@ -13,6 +14,7 @@ struct Found {
     device: u64,
     inode: u64,
     modified: (i64, i64),
+    changed: (i64, i64),
     length: u64,
 }
 
@@ -32,6 +34,7 @@ impl Found {
             device: found.dev(),
             inode: found.ino(),
             modified: (found.mtime(), found.mtime_nsec()),
+            changed: (found.ctime(), found.ctime_nsec()),
             length: found.len(),
         }
     }

@@ -6,7 +6,7 @@
 //! slot that failed is a person's affair.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use kdf_api::Advice;
@@ -32,7 +32,7 @@ const REST: Duration = Duration::from_hours(1);
 #[derive(Debug, Default)]
 pub struct Healer {
     advised: BTreeMap<String, String>,
-    tried: BTreeMap<String, Instant>,
+    tried: Arc<Mutex<BTreeMap<String, Instant>>>,
 }
 
 impl Healer {
@@ -55,20 +55,32 @@ impl Healer {
         if config.heal == Heal::Never {
             return;
         }
-        advised.retain(|slot, _| self.tried.get(slot).is_none_or(|at| at.elapsed() >= REST));
+        let mut tried = held(&self.tried);
+        advised.retain(|slot, _| tried.get(slot).is_none_or(|at| at.elapsed() >= REST));
         if advised.is_empty() {
             return;
         }
         let now = Instant::now();
-        self.tried.extend(advised.keys().map(|slot| (slot.clone(), now)));
+        tried.extend(advised.keys().map(|slot| (slot.clone(), now)));
+        drop(tried);
+        let tried = Arc::clone(&self.tried);
         let (config, board) = (Arc::clone(config), Arc::clone(board));
         let descriptions = descriptions.clone();
         tokio::task::spawn_blocking(move || {
             for (slot, reason) in advised {
-                tell(&slot, &reason, heal(&config, &slot, &descriptions), &board);
+                let outcome = heal(&config, &slot, &descriptions);
+                if matches!(outcome, Err(Error::Locked { .. })) {
+                    // Somebody changes the keyring: nothing was tried, and the next opening is soon enough.
+                    held(&tried).remove(&slot);
+                }
+                tell(&slot, &reason, outcome, &board);
             }
         });
     }
+}
+
+fn held(tried: &Mutex<BTreeMap<String, Instant>>) -> MutexGuard<'_, BTreeMap<String, Instant>> {
+    tried.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What became of a slot.
@@ -103,6 +115,10 @@ fn tell(slot: &str, reason: &str, outcome: Result<Outcome, Error>, board: &Board
             slot,
             reason,
             "its program advises to enrol it anew, and under k of n every slot has a part in that: `unsealer slot rotate`"
+        ),
+        Err(Error::Locked { .. }) => info!(
+            slot,
+            reason, "somebody changes the keyring: the slot is enrolled anew after the next opening"
         ),
         Err(error) => {
             error!(slot, reason, %error, hint = error.hint(), "the slot could not be enrolled anew as its program advised");

@@ -57,6 +57,9 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.task.abort();
+        if let Listen::Unix(path) = &self.place {
+            let _ = std::fs::remove_file(path);
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kdf_api::host::Descriptions;
-use kdf_api::{Advice, Code, Retry, Secret};
+use kdf_api::{Advice, Code, Retry};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 use tracing::{error, info};
@@ -20,8 +20,7 @@ use super::heal::Healer;
 use crate::config::Config;
 use crate::credentials::Asking;
 use crate::error::Error;
-use crate::keyring::Keyring;
-use crate::open::{self, Lock, Opened};
+use crate::open::{self, Lock, Opened, Quorum};
 use crate::slots::Slots;
 use crate::state::StateFolder;
 use crate::told::Told;
@@ -34,15 +33,6 @@ const BACK_OFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_m
 const LOCKED: Duration = Duration::from_millis(200);
 /// How long a slot is left out after an error that trying again does not mend.
 const NO_USE: Duration = Duration::from_mins(1);
-
-/// The shares of one submission: as many as open a server, and no more.
-#[derive(Debug)]
-pub struct Quorum {
-    /// The shares, raw.
-    pub shares: Vec<Secret>,
-    /// How many of them open a server.
-    pub threshold: u8,
-}
 
 /// Why there are no shares, for a person.
 pub type NotOpen = String;
@@ -292,9 +282,13 @@ impl Task {
                 by,
                 advice,
                 failed,
+                enrolled,
                 generation,
             }) => {
                 self.failures = 0;
+                // One that was removed from the keyring may still be in the configuration: it fails no more.
+                self.board
+                    .slots_are(|slot| enrolled.iter().any(|other| other == slot));
                 for slot in &by {
                     let advice = advice.get(slot);
                     self.board.slot(slot, SlotState::Opens, advice);
@@ -367,6 +361,8 @@ struct Ready {
     by: Vec<String>,
     advice: BTreeMap<String, Advice>,
     failed: Vec<(String, kdf_api::Error)>,
+    /// The slots that are in the keyring.
+    enrolled: Vec<String>,
     generation: u64,
 }
 
@@ -380,31 +376,18 @@ fn open_keyring(config: &Config, state: &StateFolder, slots: &Slots<'_>) -> Resu
         ..
     } = open::open(state, config, slots, Lock::Shared(&shared))?;
     let generation = keyring.body.generation;
-    Ok(Ready {
-        quorum: quorum(keyring)?,
-        by,
-        advice: advice.into_iter().collect(),
-        failed,
-        generation,
-    })
-}
-
-/// Only the threshold number of shares is kept; the rest of the keyring is wiped here.
-fn quorum(keyring: Keyring) -> Result<Quorum, Error> {
-    let Some(active) = keyring.payload.active else {
-        return Err(Error::Ambiguous {
-            what: "the keyring has no shares: an init was stopped before the server gave any".to_owned(),
-            hint: "run `unsealer init --resume`".to_owned(),
-        });
-    };
-    let mut shares = active.shares;
-    shares.truncate(usize::from(active.threshold));
+    let enrolled = keyring.body.slots.iter().map(|slot| slot.name.clone()).collect();
+    let quorum = Quorum::of(keyring)?;
     info!(
         audit = "shares-in-memory",
         "the key shares are in memory, to be submitted"
     );
-    Ok(Quorum {
-        shares,
-        threshold: active.threshold,
+    Ok(Ready {
+        quorum,
+        by,
+        advice: advice.into_iter().collect(),
+        failed,
+        enrolled,
+        generation,
     })
 }

@@ -73,7 +73,7 @@ struct Service {
     /// Nodes that their tasks say stay sealed from now on.
     sealed: mpsc::UnboundedReceiver<(String, Why)>,
     listener: Option<listen::Server>,
-    /// Why nothing is listened on, if something is to be.
+    /// Where nothing is listened on, though it should be, and why.
     not_listening: Option<String>,
     /// Nobody else keeps these holds.
     _alone: Option<Exclusive>,
@@ -185,15 +185,18 @@ impl Service {
         Ok(())
     }
 
-    /// Serves metrics and health checks where the configuration says. Without them nodes are kept unsealed all the same, and
-    /// it is tried again with the next look at files.
+    /// Serves metrics and health checks where the configuration says. If that cannot be had they stay where they were, nodes are
+    /// kept unsealed all the same, and it is tried again with the next look at files.
     async fn listen(&mut self) {
         let wanted = self.config.daemon.listen.as_ref();
-        if self.listener.as_ref().map(listen::Server::place) == wanted {
+        let now = self.listener.as_ref().map(listen::Server::place);
+        if now == wanted {
+            self.not_listening = None;
             return;
         }
         let Some(place) = wanted else {
             self.listener = None;
+            self.not_listening = None;
             return;
         };
         match listen::start(place, Arc::clone(&self.board)).await {
@@ -202,9 +205,14 @@ impl Service {
                 self.not_listening = None;
             }
             Err(error) => {
-                let why = error.to_string();
+                let why = format!("{place}: {error}");
                 if self.not_listening.as_ref() != Some(&why) {
-                    error!(%place, %error, "metrics and health checks are not served");
+                    match now {
+                        None => error!(%place, %error, "metrics and health checks are not served"),
+                        Some(old) => {
+                            error!(%place, %error, still_at = %old, "metrics and health checks stay where they were");
+                        }
+                    }
                 }
                 self.not_listening = Some(why);
             }
@@ -303,8 +311,7 @@ impl Service {
         let mut changed = match question.verb.as_str() {
             "hold" => {
                 let how_long = question.for_s.map(Duration::from_secs);
-                holds.hold(node, Why::Operator, how_long);
-                true
+                holds.hold(node, Why::Operator, how_long)
             }
             "release" => holds.release(node).map_err(|error| in_full(&error))?,
             other => return Err(format!("there is no verb {other}")),

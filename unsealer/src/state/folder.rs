@@ -162,18 +162,47 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// Whether this reader can be the only one for a moment: it then holds the exclusive lock.
+    /// Whether this reader can be the only one for a moment: it then holds the exclusive lock. If not it holds none at all, since
+    /// a conversion gives the old one away first (flock(2)), until [`Shared::downgrade`] takes it again.
     pub(crate) fn try_upgrade(&self) -> bool {
         self.file
             .as_ref()
             .is_some_and(|file| rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive).is_ok())
     }
 
-    /// Lets other readers in again.
+    /// Is a reader's lock again. A writer that came in between is waited for like any other.
     pub(crate) fn downgrade(&self) {
-        if let Some(file) = &self.file {
-            // One that fails leaves the others out until we end, and nothing worse.
-            let _ = rustix::fs::flock(file, FlockOperation::NonBlockingLockShared);
+        if let Some(file) = &self.file
+            && let Err(error) = take(file, FlockOperation::NonBlockingLockShared)
+        {
+            error!(%error, "reading without the lock: a writer could interfere");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+
+    #[test]
+    fn a_reader_that_could_not_be_the_only_one_is_a_reader_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateFolder::open_or_create(&folder.path().join("state"), None).unwrap();
+        let (one, other) = (state.lock_shared().unwrap(), state.lock_shared().unwrap());
+        assert!(!one.try_upgrade());
+        drop(other);
+        // Between the two anybody may come.
+        let writer = state.lock().unwrap();
+        let ends = std::thread::spawn(move || {
+            std::thread::sleep(PATIENCE / 4);
+            drop(writer);
+        });
+        one.downgrade();
+        ends.join().unwrap();
+        assert!(matches!(state.lock(), Err(Error::Locked { .. })));
+        assert!(one.try_upgrade());
+        one.downgrade();
+        assert!(state.lock_shared().is_ok());
     }
 }

@@ -100,19 +100,21 @@ impl Holds {
         durable::replace(&state.file(FILE), format!("{text}\n").as_bytes())
     }
 
-    /// Holds a node, or all of them by [`ALL`].
-    pub fn hold(&mut self, node: &str, why: Why, how_long: Option<Duration>) {
-        self.hold_at(node, why, how_long, Now::read());
+    /// Holds a node, or all of them by [`ALL`]. Says whether that is another hold than there was: one that has no end is not
+    /// begun anew.
+    pub fn hold(&mut self, node: &str, why: Why, how_long: Option<Duration>) -> bool {
+        self.hold_at(node, why, how_long, Now::read())
     }
 
-    fn hold_at(&mut self, node: &str, why: Why, how_long: Option<Duration>, now: Now) {
-        // Whoever holds for a while what somebody else holds without end does not end that.
-        let endless = self
-            .holds
-            .get(node)
-            .is_some_and(|hold| hold.left_s.is_none() && hold.why != Why::Operator);
-        if endless && how_long.is_some() {
-            return;
+    fn hold_at(&mut self, node: &str, why: Why, how_long: Option<Duration>, now: Now) -> bool {
+        let endless = self.holds.get(node).filter(|hold| hold.left_s.is_none());
+        let stays = endless.is_some_and(|hold| match how_long {
+            None => hold.why == why,
+            // Whoever holds for a while what somebody else holds without end does not end that.
+            Some(_) => hold.why != Why::Operator,
+        });
+        if stays {
+            return false;
         }
         let hold = Hold {
             why,
@@ -121,6 +123,7 @@ impl Holds {
             at_s: now.seconds,
         };
         self.holds.insert(node.to_owned(), hold);
+        true
     }
 
     /// Releases a node, or all of them by [`ALL`]. Says whether anything was held; a node that is held with all the others is
@@ -267,12 +270,14 @@ mod tests {
     fn a_hold_for_a_while_does_not_end_one_without_end() {
         let mut holds = Holds::default();
         let hour = Some(Duration::from_hours(1));
-        holds.hold("one", Why::DeliberateSeal, None);
-        holds.hold("one", Why::Operator, hour);
+        assert!(holds.hold("one", Why::DeliberateSeal, None));
+        assert!(!holds.hold("one", Why::Operator, hour));
         assert_eq!(holds.words("one").unwrap(), "it was sealed on purpose");
         // An operator may think better of it.
-        holds.hold("two", Why::Operator, None);
-        holds.hold("two", Why::Operator, hour);
+        assert!(holds.hold("two", Why::Operator, None));
+        assert!(!holds.hold("two", Why::Operator, None));
+        assert!(holds.hold("two", Why::Operator, hour));
+        assert!(holds.hold("two", Why::Operator, hour));
         assert_eq!(holds.words("two").unwrap(), "by an operator, for another 60 min");
     }
 

@@ -2,8 +2,10 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, WebPkiServerVerifier, verify_server_name};
@@ -53,37 +55,67 @@ pub(super) fn server_name(name: &str) -> Result<ServerName<'static>, Error> {
 }
 
 fn verifier(ca_file: Option<&Path>, provider: &Arc<CryptoProvider>) -> Result<Arc<Verifier>, Error> {
-    let mut roots = RootCertStore::empty();
-    let mut pins = Vec::new();
-    if let Some(path) = ca_file {
-        pins = certificates("ca-file", path)?;
-        for (index, certificate) in pins.iter().enumerate() {
-            roots.add(certificate.clone()).map_err(|_| {
-                unusable(
-                    "ca-file",
-                    path,
-                    format!("certificate {} in it cannot be read", index + 1),
-                )
-            })?;
+    let (pins, roots) = match ca_file {
+        Some(path) => {
+            let pins = certificates("ca-file", path)?;
+            let mut roots = RootCertStore::empty();
+            for (index, certificate) in pins.iter().enumerate() {
+                roots.add(certificate.clone()).map_err(|_| {
+                    unusable(
+                        "ca-file",
+                        path,
+                        format!("certificate {} in it cannot be read", index + 1),
+                    )
+                })?;
+            }
+            (pins, Arc::new(roots))
         }
-    } else {
-        // A bundle of hundreds may have some that are too odd for us. Those just vouch for nobody.
-        roots.add_parsable_certificates(system_roots()?);
-    }
-    let chain = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
+        None => (Vec::new(), SYSTEM.roots(system_bundle()?)?),
+    };
+    let chain = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(provider))
         .build()
         .map_err(|_| Error::Settings("no authority to trust was found: say which with `ca-file`"))?;
     Ok(Arc::new(Verifier { pins, chain }))
 }
 
-fn system_roots() -> Result<Vec<CertificateDer<'static>>, Error> {
+fn system_bundle() -> Result<&'static Path, Error> {
     let bundle = SYSTEM_BUNDLES.iter().map(Path::new).find(|path| path.exists());
-    bundle.map_or(
-        Err(Error::Settings(
-            "this system has no bundle of trusted authorities: say whom to trust with `ca-file`",
-        )),
-        |path| certificates("system's bundle of authorities", path),
-    )
+    bundle.ok_or(Error::Settings(
+        "this system has no bundle of trusted authorities: say whom to trust with `ca-file`",
+    ))
+}
+
+/// The authorities of the system's bundle, once for all nodes that trust them: they take more memory than all else of a node.
+static SYSTEM: Bundle = Bundle(Mutex::new(None));
+
+/// What is known of a bundle: which file that was, and whom it has.
+struct Bundle(Mutex<Option<(State, Arc<RootCertStore>)>>);
+
+/// Tells a bundle from the one that was there before.
+type State = (PathBuf, u64, u64, SystemTime);
+
+impl Bundle {
+    /// Whom a bundle has: read again only if it is another file.
+    fn roots(&self, path: &Path) -> Result<Arc<RootCertStore>, Error> {
+        const WHAT: &str = "system's bundle of authorities";
+        let unreadable = |error: io::Error| unusable(WHAT, path, error.to_string());
+        // Before it is read: what changes meanwhile is seen the next time.
+        let found = path.metadata().map_err(unreadable)?;
+        let modified = found.modified().map_err(unreadable)?;
+        let state = (path.to_owned(), found.ino(), found.len(), modified);
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((before, roots)) = known.as_ref()
+            && *before == state
+        {
+            return Ok(Arc::clone(roots));
+        }
+        // A bundle of hundreds may have some that are too odd for us. Those just vouch for nobody.
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(certificates(WHAT, path)?);
+        let roots = Arc::new(roots);
+        *known = Some((state, Arc::clone(&roots)));
+        Ok(roots)
+    }
 }
 
 fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
@@ -272,4 +304,33 @@ fn plain_name(name: &str) -> String {
 
 const fn days_between(earlier: UnixTime, later: UnixTime) -> u64 {
     later.as_secs().saturating_sub(earlier.as_secs()) / (24 * 60 * 60)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+
+    #[test]
+    fn all_nodes_share_the_systems_authorities_until_they_are_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("bundle.pem");
+        let authority = || {
+            let pair = rcgen::generate_simple_self_signed(["an authority".to_owned()]).unwrap();
+            pair.cert.pem()
+        };
+        let (one, two) = (authority(), authority());
+        std::fs::write(&path, &one).unwrap();
+        let bundle = Bundle(Mutex::new(None));
+        let first = bundle.roots(&path).unwrap();
+        assert_eq!(first.len(), 1);
+        assert!(Arc::ptr_eq(&first, &bundle.roots(&path).unwrap()));
+        std::fs::write(&path, one + &two).unwrap();
+        assert_eq!(bundle.roots(&path).unwrap().len(), 2);
+        std::fs::write(&path, "nothing").unwrap();
+        assert!(bundle.roots(&path).is_err());
+        // An error is nothing that is kept.
+        std::fs::write(&path, two).unwrap();
+        assert_eq!(bundle.roots(&path).unwrap().len(), 1);
+    }
 }
