@@ -19,6 +19,8 @@
 //! | [`change`] | slots added, removed, rotated; a new data key; another policy: proven before it counts |
 //! | [`slots`] | from a slot to its program to the data key |
 //! | [`vault`] | the servers |
+//! | [`daemon`] | servers that stay unsealed |
+//! | [`app`] | what every command has in hand |
 //! | [`report`], [`error`], [`exit`], [`strength`] | what people and scripts read |
 //! | [`fault`] | where tests stop the process |
 #![forbid(unsafe_code)]

@@ -51,16 +51,20 @@ pub async fn look(client: &Client, kept: Option<Connection>, open: bool) -> Aske
     // Sealed over the connection on which it was open is another thing than sealed.
     let tells_more = open && kept.is_some();
     let mut first = pin!(over_kept(client, kept, open));
-    let another = tokio::select! {
-        asked = &mut first => return asked,
-        asked = over_another(client) => asked,
-    };
-    match &another.look {
-        // A server that is being sealed answers nobody, and then both.
-        Look::State(NodeState::Sealed(_)) if tells_more => timeout(PATIENCE, first).await.unwrap_or(another),
-        // One that takes no further connection may be only slow over the first. One that is down ends that, too.
-        Look::State(NodeState::Unreachable(_)) => first.await,
-        _ => another,
+    loop {
+        let another = tokio::select! {
+            asked = &mut first => return asked,
+            asked = over_another(client) => asked,
+        };
+        match &another.look {
+            // A server that is being sealed answers nobody, and then both.
+            Look::State(NodeState::Sealed(_)) if tells_more => {
+                return timeout(PATIENCE, first).await.unwrap_or(another);
+            }
+            // One that takes no further connection may be only slow over the one on which it was open.
+            Look::State(NodeState::Unreachable(_)) if tells_more => {}
+            _ => return another,
+        }
     }
 }
 

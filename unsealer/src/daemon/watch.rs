@@ -52,6 +52,8 @@ pub struct Watch {
     joining: Option<Instant>,
     /// Whether it was looked at before.
     looked: bool,
+    /// How long an attempt took that has just failed: so much of the pause behind it is over.
+    waited: Duration,
     /// Why the last attempt failed, while it is not open.
     setback: Option<String>,
     /// The unseals of the last hour, where they are limited.
@@ -110,6 +112,7 @@ impl Watch {
             sealed_at: None,
             joining: None,
             looked: false,
+            waited: Duration::ZERO,
             setback: None,
             recent: Vec::new(),
         }
@@ -295,7 +298,9 @@ impl Watch {
             CONFIRM
         } else {
             let (phase, setbacks) = (self.machine.phase(), self.machine.setbacks());
-            jittered(self.pace.pause(phase, self.since.elapsed(), setbacks))
+            let pause = jittered(self.pace.pause(phase, self.since.elapsed(), setbacks));
+            let waited = std::mem::take(&mut self.waited);
+            pause.saturating_sub(waited).max(pause.min(self.pace.urgent))
         };
         // A server that closes every connection is not asked more often than one that keeps them.
         let soonest = self.connected + self.pace.urgent;
@@ -329,7 +334,7 @@ fn reason(error: &Error) -> &'static str {
     }
 }
 
-/// A tenth more or less, so that a fleet is not asked in one beat.
+/// A twelfth more or less, so that a fleet is not asked in one beat.
 fn jittered(pause: Duration) -> Duration {
     let mut random = [0];
     // Without randomness there is no jitter, and nothing worse.

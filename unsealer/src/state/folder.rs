@@ -12,7 +12,7 @@ use tracing::error;
 
 use crate::error::Error;
 
-/// The state folder: `keyring.json`, `seen.json`, `journal.jsonl`, `proven.json`, `lock`.
+/// The state folder, all of whose files are in the table of docs/keyring.md.
 #[derive(Clone, Debug)]
 pub struct StateFolder {
     path: PathBuf,

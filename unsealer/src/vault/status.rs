@@ -326,5 +326,17 @@ mod tests {
         fn any_bytes_are_read_or_refused(body in proptest::collection::vec(any::<u8>(), 0..200)) {
             prop_assert!(SealStatus::parse(&body).is_err());
         }
+
+        /// Whatever becomes of what a server says, an open one is only what says so in all words.
+        #[test]
+        fn damage_opens_nothing(changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4)) {
+            let mut body = SEALED.as_bytes().to_vec();
+            for (at, byte) in changes {
+                *at.get_mut(&mut body) = byte;
+            }
+            if let Ok(status) = SealStatus::parse(&body) {
+                prop_assert!(status.sealed);
+            }
+        }
     }
 }

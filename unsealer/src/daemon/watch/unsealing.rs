@@ -54,6 +54,7 @@ impl Watch {
             node = self.name,
             "the node is given its key shares"
         );
+        let begun = Instant::now();
         // Its future is large, and a node seldom needs it.
         let submission = Box::pin(vault::submit(
             &self.client,
@@ -93,7 +94,10 @@ impl Watch {
                     "it took the key shares, and joins its cluster".to_owned()
                 });
             }
-            Err(error) => self.failed(&error),
+            Err(error) => {
+                self.waited = begun.elapsed();
+                self.failed(&error);
+            }
         }
     }
 
