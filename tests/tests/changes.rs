@@ -1060,6 +1060,25 @@ fn a_live_server_moves_from_software_to_a_tpm() {
 /// A program that looks in the wrong place finds nothing, and what it does not find is not taken for destroyed.
 #[test]
 fn what_is_not_found_stays_listed() {
+    not_found_after(&["slot", "rotate", "file"], |site, rotate| {
+        let said = site.expect(rotate, 0).stdout_text();
+        assert!(
+            said.contains("its program finds neither it nor anything to destroy"),
+            "{said}"
+        );
+    });
+    // Nor if the change was stopped before it came to that.
+    not_found_after(&["slot", "rotate", "file"], |site, rotate| {
+        kill_at(site, "after saved", rotate);
+        let said = site.expect(&["slot", "add", "extra"], 0).stderr_text();
+        assert!(
+            said.contains("its program finds neither it nor anything to destroy"),
+            "{said}"
+        );
+    });
+}
+
+fn not_found_after(rotate: &[&str], change: impl FnOnce(&Site, &[&str])) {
     let mut site = small("any");
     let elsewhere = site.folder().join("elsewhere");
     fs::create_dir(&elsewhere).unwrap();
@@ -1073,11 +1092,7 @@ fn what_is_not_found_stays_listed() {
     let key = keys.join(format!("{old}.key"));
     assert!(key.exists(), "{}", key.display());
     site.rewrite_config(|config| config.replacen(&format!("\"{here}/\""), &format!("\"{there}/\""), 1));
-    let said = site.expect(&["slot", "rotate", "file"], 0).stdout_text();
-    assert!(
-        said.contains("its program finds neither it nor anything to destroy"),
-        "{said}"
-    );
+    change(&site, rotate);
     assert!(key.exists());
     assert_eq!(two_slots::prunable(&site), std::slice::from_ref(&old));
     // As long as nothing else is said, it stays so.

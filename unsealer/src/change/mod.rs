@@ -353,6 +353,8 @@ impl<'a> Changer<'a> {
     fn clear_away(&self, mut operation: Operation, keyring: Keyring, plan: &Plan) -> Result<Changed, Error> {
         self.forget_what_went(&keyring);
         if plan.data_key == DataKeys::Next {
+            // Its slots still give the old data key.
+            durable::remove(&self.state.previous_keyring())?;
             self.refresh_kit(&keyring)?;
         }
         let mut retired = Retired::default();
@@ -362,10 +364,6 @@ impl<'a> Changer<'a> {
             } else {
                 self.retire(&mut operation, slot, &mut retired)?;
             }
-        }
-        if plan.data_key == DataKeys::Next {
-            // Its slots still give the old data key. Until here it says what there is to retire.
-            durable::remove(&self.state.previous_keyring())?;
         }
         operation.note(Step::Done)?;
         Ok(Changed { keyring, retired })
@@ -384,7 +382,7 @@ impl<'a> Changer<'a> {
     fn take_back(&self, operation: &mut Operation) -> Result<(), Error> {
         save::remove_stopped_writes(&self.state)?;
         let begun = operation.enrolments();
-        let first_failure = self.retire_all(operation, &begun)?;
+        let first_failure = self.retire_all(operation, &begun, |_| true)?;
         if operation.op() == ADOPT {
             // There was no keyring before, and there is none now.
             durable::remove(&self.state.file(seen::FILE))?;

@@ -36,7 +36,7 @@ impl Changer<'_> {
         retired: &mut Retired,
     ) -> Result<(), Error> {
         let (name, id) = (&slot.name, slot.enrolment_id);
-        let found = self.slots.finds(slot);
+        let found = self.slots.keeps_nothing(name) || self.slots.finds(slot);
         if found {
             // From here on there may be nothing left to find.
             operation.note_slot(Step::Retiring, name, id)?;
@@ -57,15 +57,29 @@ impl Changer<'_> {
         Ok(())
     }
 
-    /// Retires enrolments by their ids; one that fails does not keep the others from it.
+    /// Retires enrolments by their ids; one that fails does not keep the others from it. `nothing_is_enough` says for which it is
+    /// enough that their programs find nothing.
     pub(super) fn retire_all(
         &self,
         operation: &mut Operation,
         enrolments: &[(Uuid, String)],
+        nothing_is_enough: impl Fn(Uuid) -> bool,
     ) -> Result<Option<Error>, Error> {
         let (mut first_failure, mut not_noted) = (None, Ok(()));
         for (id, slot) in enrolments {
+            let nothing_is_enough = nothing_is_enough(*id) || self.slots.keeps_nothing(slot);
+            if !nothing_is_enough {
+                // If this is stopped once it is destroyed, there is nothing left to find for whoever goes on.
+                let noted = operation.note_slot(Step::Retiring, slot, *id);
+                if noted.is_err() {
+                    not_noted = not_noted.and(noted);
+                    continue;
+                }
+            }
             match self.slots.retire_id(slot, *id) {
+                Ok(destroyed) if destroyed.is_empty() && !nothing_is_enough => {
+                    self.app.progress.warn(format!("slot {slot}: {NOT_FOUND}"));
+                }
                 Ok(destroyed) => {
                     for what in destroyed {
                         self.app.progress.step(format!("slot {slot}: destroyed {what}"));

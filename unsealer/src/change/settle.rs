@@ -4,9 +4,8 @@ use uuid::Uuid;
 
 use super::Changer;
 use super::prune::DESTROY;
-use super::retire::{NOT_FOUND, Retired};
 use crate::error::Error;
-use crate::keyring::{Body, Keyring, Locked, MAX_FILE, Slot};
+use crate::keyring::{Body, Keyring, Locked, MAX_FILE};
 use crate::save;
 use crate::state::durable;
 use crate::state::journal::{Operation, Step};
@@ -50,60 +49,16 @@ impl Changer<'_> {
                 Fate::NotInPlace => "the keyring was not changed yet; taking back what was begun",
             }
         ));
+        self.remove_older_epoch(keyring)?;
         // It may be the one of the data key before, for recipients that are none any more.
         self.refresh_kit(keyring)?;
         self.forget_what_went(keyring);
-        let mut ownerless = ownerless(&operation, &owned);
-        if fate == Fate::InPlace {
-            self.retire_what_went(&mut operation, &mut ownerless)?;
-        }
+        let ownerless = ownerless(&operation, &owned);
         self.take_all_back(&mut operation, &ownerless)?;
-        self.remove_older_epoch(keyring)?;
         operation.note(match fate {
             Fate::InPlace => Step::Done,
             Fate::NotInPlace => Step::Abandoned,
         })
-    }
-
-    /// Retires those that the generation before owned, and whose turn had not come when the change was stopped.
-    fn retire_what_went(
-        &self,
-        operation: &mut Operation,
-        ownerless: &mut Vec<(Uuid, String)>,
-    ) -> Result<(), Error> {
-        let Some(before) = self.previous()? else {
-            return Ok(());
-        };
-        let begun = operation.named(Step::Retiring);
-        for slot in &before.slots {
-            let id = slot.enrolment_id;
-            let had_its_turn = begun.iter().filter(|(of, _)| *of == id).count() > 1;
-            if had_its_turn || !ownerless.iter().any(|(of, _)| *of == id) {
-                continue;
-            }
-            ownerless.retain(|(of, _)| *of != id);
-            self.retire_and_tell(operation, slot)?;
-        }
-        Ok(())
-    }
-
-    fn retire_and_tell(&self, operation: &mut Operation, slot: &Slot) -> Result<(), Error> {
-        let name = &slot.name;
-        let mut retired = Retired::default();
-        self.retire(operation, slot, &mut retired)?;
-        let progress = &self.app.progress;
-        for (_, what) in retired.destroyed {
-            progress.step(format!("slot {name}: destroyed {what}"));
-        }
-        if !retired.not_found.is_empty() {
-            progress.warn(format!("slot {name}: {NOT_FOUND}"));
-        }
-        for (_, error) in retired.left {
-            progress.warn(format!(
-                "slot {name}: its material is still there ({error}): `unsealer slot prune` tries again"
-            ));
-        }
-        Ok(())
     }
 
     /// Takes back an `adopt` that was stopped before there was any keyring. What another operation has left belongs to a
@@ -145,7 +100,10 @@ impl Changer<'_> {
 
     /// Retires what no slot owns. What cannot be retired now is still found by `slot prune`.
     fn take_all_back(&self, operation: &mut Operation, ownerless: &[(Uuid, String)]) -> Result<(), Error> {
-        if let Some(error) = self.retire_all(operation, ownerless)? {
+        let went = operation.named(Step::Retiring);
+        // Noted once, it belonged to a slot, and its turn had not come.
+        let may_be_elsewhere = |id: Uuid| went.iter().filter(|(of, _)| *of == id).count() == 1;
+        if let Some(error) = self.retire_all(operation, ownerless, |id| !may_be_elsewhere(id))? {
             self.app.progress.warn(format!(
                 "not everything could be taken back ({error}): `unsealer slot prune` tries again"
             ));

@@ -13,8 +13,17 @@ impl Slots<'_> {
         self.retire_what(name, None, Retire::Id(id))
     }
 
-    /// Whether a slot's program finds what it made, or says that it keeps nothing anywhere. One that does not find it, and then
-    /// destroys nothing, may look in the wrong place: other settings, another device, a stick that is not plugged in.
+    /// Whether a slot's program says that it keeps nothing anywhere.
+    pub fn keeps_nothing(&self, name: &str) -> bool {
+        let described = self.backing(name, None).and_then(|backing| match backing {
+            Backing::Kdf { mut device, .. } => Ok(Some(device.describe()?)),
+            Backing::Hook(_) => Ok(None),
+        });
+        described.is_ok_and(|described| described.is_some_and(|it| it.description.needs.keeps_nothing()))
+    }
+
+    /// Whether a slot's program finds what it made. One that does not, and then destroys nothing, may look in the wrong place:
+    /// other settings, another device, a stick that is not plugged in.
     pub fn finds(&self, slot: &Slot) -> bool {
         let found = self.backing(&slot.name, None).and_then(|backing| match backing {
             Backing::Kdf {
@@ -22,9 +31,6 @@ impl Slots<'_> {
                 settings,
                 credentials,
             } => {
-                if device.describe()?.description.needs.keeps_nothing() {
-                    return Ok(true);
-                }
                 let place = Backing::place(&settings, &credentials);
                 let health = device.health(&slot.enrolment, &place)?;
                 Ok(health.state != State::Unavailable)

@@ -152,14 +152,16 @@ impl Journal {
             .filter(|r| r.step == Step::Retired)
             .filter_map(|r| r.enrolment_id)
             .collect();
-        // One line is enough for each, however often somebody failed to remove it.
+        // One line is enough for each, however often somebody failed to remove it: that which says that it was a slot's, if any.
         let stands = |record: &Record| {
-            let first = records
+            let mut its = records
                 .iter()
-                .find(|other| other.names_material() && other.enrolment_id == record.enrolment_id);
+                .filter(|other| other.names_material() && other.enrolment_id == record.enrolment_id);
+            let first = its.clone().next();
+            let line = its.find(|other| other.step == Step::Retiring).or(first);
             record.names_material()
                 && record.enrolment_id.is_some_and(|id| !retired.contains(&id))
-                && first == Some(record)
+                && line == Some(record)
         };
         let kept: Vec<_> = records
             .iter()
