@@ -10,7 +10,7 @@ use crate::state::journal::Step;
 use crate::state::seen::Seen;
 
 /// The name of the operation in the journal.
-const OP: &str = "slot prune";
+pub(super) const OP: &str = "slot prune";
 /// That of the operation that ends a keyring.
 pub(crate) const DESTROY: &str = "destroy";
 
@@ -71,13 +71,18 @@ impl Changer<'_> {
         let was_owned = self.journal.named(Step::Retiring)?;
         let mut operation = self.journal.begin(OP)?;
         for (id, slot) in orphans {
+            let may_be_elsewhere = was_owned.contains(&id) && !device_gone;
+            if may_be_elsewhere {
+                // If this is stopped once it is destroyed, there is nothing left to find for whoever goes on.
+                operation.note_slot(Step::Retiring, &slot, id)?;
+            }
             let outcome = if device_gone {
                 Ok(Vec::new())
             } else {
                 self.slots.retire_id(&slot, id)
             };
             match outcome {
-                Ok(destroyed) if destroyed.is_empty() && !device_gone && was_owned.contains(&id) => {
+                Ok(destroyed) if destroyed.is_empty() && may_be_elsewhere => {
                     let nothing = kdf_api::Error::new(Code::NotEnrolled, NOT_FOUND);
                     let error = slot_fault(&slot, nothing);
                     pruned.left.push((id, slot, error));

@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use super::Changer;
-use super::prune::DESTROY;
+use super::prune::{self, DESTROY};
 use crate::error::Error;
 use crate::keyring::{Body, Keyring, Locked, MAX_FILE};
 use crate::save;
@@ -101,8 +101,9 @@ impl Changer<'_> {
     /// Retires what no slot owns. What cannot be retired now is still found by `slot prune`.
     fn take_all_back(&self, operation: &mut Operation, ownerless: &[(Uuid, String)]) -> Result<(), Error> {
         let went = operation.named(Step::Retiring);
-        // Noted once, it belonged to a slot, and its turn had not come.
-        let may_be_elsewhere = |id: Uuid| went.iter().filter(|(of, _)| *of == id).count() == 1;
+        // It belonged to a slot. A change notes it once, and again when its turn has come; `slot prune` only then.
+        let before_its_turn = usize::from(operation.op() != prune::OP);
+        let may_be_elsewhere = |id: Uuid| went.iter().filter(|(of, _)| *of == id).count() == before_its_turn;
         if let Some(error) = self.retire_all(operation, ownerless, |id| !may_be_elsewhere(id))? {
             self.app.progress.warn(format!(
                 "not everything could be taken back ({error}): `unsealer slot prune` tries again"
