@@ -55,7 +55,8 @@ pub struct Finished {
 
 impl Checked {
     /// Runs the program. [`Code::BrokenProgram`] if it does not answer in time, writes too much, or ends with anything but
-    /// status 0 or 1; [`Code::Cancelled`] if it is called off and does not end by itself in a moment ([`Program::cancelled_by`](super::Program::cancelled_by)).
+    /// status 0 or 1; [`Code::Cancelled`] if it is called off
+    /// ([`Program::cancelled_by`](super::Program::cancelled_by)) and does not end by itself in a moment.
     /// When this returns it has ended, and everything in its process group with it.
     pub fn call(&self, call: &Call<'_>) -> Result<Finished> {
         let _under_way = UnderWay::begin();

@@ -264,8 +264,9 @@ impl<'a> Changer<'a> {
             DataKeys::Same => keyring,
             DataKeys::Next => keyring.next_epoch(plan.policy)?,
         };
-        // No init is under way here: it came with a copy that was put back.
-        if keyring.payload.pending.take().is_some() {
+        // No init is under way here: it came with a copy that was put back. With a new data key the generation before goes, too,
+        // which has it as well.
+        if plan.data_key == DataKeys::Next && keyring.payload.pending.take().is_some() {
             self.app.progress.warn(
                 "a root token that an init had left is taken out of the keyring: if that init was not finished later, it is still \
                  good, and has to be revoked by hand",

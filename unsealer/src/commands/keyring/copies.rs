@@ -133,8 +133,8 @@ pub(super) fn restore(app: &App, file: &Input, accepted: Accepted) -> Result<Rep
         && payload.pending.is_some()
     {
         told.push_str(
-            "it has a root token, of an init that was under way: if that was not finished later, revoke it by hand. The next \
-             change of the keyring takes it out (`unsealer keyring rekey`)\n",
+            "it has a root token, of an init that was under way: if that was not finished later, revoke it by hand. \
+             `unsealer keyring rekey` takes it out of the keyring\n",
         );
     }
     match &opened {

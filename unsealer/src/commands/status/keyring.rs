@@ -8,6 +8,7 @@ use crate::app::App;
 use crate::error::Error;
 use crate::open;
 use crate::state::journal::{Journal, Operation, Step};
+use crate::state::seen::Seen;
 use crate::strength;
 
 /// What can be said of the keyring without opening it. That there is none, or that it is not ours to read, is no error here.
@@ -17,7 +18,11 @@ pub(super) fn known(app: &App) -> (String, Value) {
         .and_then(|state| open::load(&state, &app.config).map(|locked| (state, locked)));
     let (state, locked) = match loaded {
         Ok(loaded) => loaded,
-        Err(Error::NoKeyring { .. }) => return ("keyring: none yet\n".to_owned(), Value::Null),
+        Err(Error::NoKeyring { .. }) => {
+            let missing = app.state().and_then(|state| Seen::refuse_missing(&state)).err();
+            let text = missing.map_or_else(|| "none yet".to_owned(), |missing| missing.to_string());
+            return (format!("keyring: {text}\n"), Value::Null);
+        }
         Err(Error::File { error, .. }) if error.kind() == std::io::ErrorKind::NotFound => {
             return ("keyring: none yet\n".to_owned(), Value::Null);
         }
